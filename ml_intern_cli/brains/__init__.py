@@ -1,0 +1,1 @@
+"""Who thinks: reads the sentence, names paths, writes the code, explains failures."""

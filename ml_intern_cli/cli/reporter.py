@@ -1,0 +1,273 @@
+"""Progress on stderr: a live view on a terminal, plain lines without one, nothing with --quiet.
+
+Each finished stage leaves one line. What is going on is drawn below it and redrawn in place, or,
+where nothing can be redrawn, told now and then.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.cli.charts import sparkline
+from ml_intern_cli.cli.terminal import Glyphs, Terminal
+from ml_intern_cli.quantities import format_duration, format_params
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+    from ml_intern_cli.runs.reporter import Progress
+
+_LABEL_WIDTH = 12
+_SPARK_WIDTH = 8
+_FRAMES_PER_S = 8
+_WORTH_TELLING_S = 10.0  # stages shorter than this don't say how long they took
+_TELL_EVERY_S = 10.0  # at most, without a terminal
+_TELL_AT_LEAST_EVERY_S = 60.0
+
+
+class QuietReporter:
+    """Says nothing, and remembers which run it is, for the line that tells how to resume."""
+
+    def __init__(self) -> None:
+        self.slug: str | None = None
+
+    def run_opened(self, slug: str, run_dir: Path, request: str) -> None:
+        """Work on a run begins or goes on."""
+        del run_dir, request
+        self.slug = slug
+
+    def stage_started(self, stage: str, path_id: str | None) -> None:
+        """A stage begins."""
+
+    def progress(self, progress: Progress) -> None:
+        """Long work moved on."""
+
+    def stage_finished(
+        self,
+        stage: str,
+        path_id: str | None,
+        outcome: str,
+        summary: str,
+        seconds: float,
+        details: tuple[str, ...],
+    ) -> None:
+        """A stage ended."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line that belongs to no stage."""
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the screen alone for the length of the block: somebody is asked something."""
+        yield
+
+    def close(self) -> None:
+        """Put the screen back in order, whatever happened."""
+
+
+class LineReporter(QuietReporter):
+    """Whole lines only, for logs and pipes. Long work says where it stands at most every 10 s."""
+
+    def __init__(self, terminal: Terminal, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._terminal = terminal
+        self._clock = clock
+        self._losses: list[float] = []
+        self._told_at_s = 0.0
+        self._told_tenth = 0
+
+    def run_opened(self, slug: str, run_dir: Path, request: str) -> None:
+        """Work on a run begins or goes on."""
+        super().run_opened(slug, run_dir, request)
+        self._terminal.lines([f"{self._terminal.style(slug, 'bold')} · {shorten_home(run_dir)}", ""])
+
+    def stage_started(self, stage: str, path_id: str | None) -> None:
+        """A stage begins."""
+        self._losses.clear()
+        self._told_at_s, self._told_tenth = self._clock(), 0
+        self._stage_line(self._terminal.glyphs.started, stage, path_id, "started")
+
+    def progress(self, progress: Progress) -> None:
+        """Long work moved on."""
+        if progress.loss is not None:
+            self._losses.append(progress.loss)
+        waited_s = self._clock() - self._told_at_s
+        tenth = progress.done * 10 // progress.total if progress.done and progress.total else 0
+        if waited_s < (_TELL_EVERY_S if tenth > self._told_tenth else _TELL_AT_LEAST_EVERY_S):
+            return
+        self._told_at_s, self._told_tenth = self._clock(), tenth
+        self._stage_line(
+            self._terminal.glyphs.started,
+            progress.stage,
+            progress.path_id,
+            progress_text(progress, self._losses, self._terminal.glyphs),
+        )
+
+    def stage_finished(
+        self,
+        stage: str,
+        path_id: str | None,
+        outcome: str,
+        summary: str,
+        seconds: float,
+        details: tuple[str, ...],
+    ) -> None:
+        """A stage ended."""
+        glyphs = self._terminal.glyphs
+        mark, color = {
+            "done": (glyphs.done, "green"),
+            "failed": (glyphs.failed, "red"),
+        }.get(outcome, (glyphs.stopped, "yellow"))
+        took = f" · {format_duration(seconds)}" if seconds >= _WORTH_TELLING_S else ""
+        self._stage_line(self._terminal.style(mark, color), stage, path_id, summary + took, details)
+
+    def note(self, text: str) -> None:
+        """Something worth a line that belongs to no stage."""
+        self._terminal.line(f"   {text}")
+
+    def _stage_line(
+        self, mark: str, stage: str, path_id: str | None, text: str, details: tuple[str, ...] = ()
+    ) -> None:
+        label = stage_label(stage, path_id)
+        indent = " " * (len(label) + 4)
+        width = max(self._terminal.width - len(indent), 30)
+        wrapped = [line for part in (text, *details) for line in textwrap.wrap(part, width) or [""]]
+        self._terminal.lines(
+            [f" {mark} {self._terminal.style(label, 'bold')} {wrapped[0]}"]
+            + [indent + self._terminal.style(line, "dim") for line in wrapped[1:]]
+        )
+
+
+class LiveReporter(LineReporter):
+    """Redraws one line in place while a stage works. Nothing is drawn between two stages."""
+
+    def __init__(self, terminal: Terminal, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(terminal, clock=clock)
+        self._live: Live | None = None
+        self._label = ""
+        self._text = ""
+
+    def stage_started(self, stage: str, path_id: str | None) -> None:
+        """A stage begins."""
+        self._losses.clear()
+        self._label, self._text = stage_label(stage, path_id), ""
+        self._start()
+
+    def progress(self, progress: Progress) -> None:
+        """Long work moved on."""
+        if progress.loss is not None:
+            self._losses.append(progress.loss)
+        self._label = stage_label(progress.stage, progress.path_id)
+        self._text = progress_text(progress, self._losses, self._terminal.glyphs)
+
+    def stage_finished(
+        self,
+        stage: str,
+        path_id: str | None,
+        outcome: str,
+        summary: str,
+        seconds: float,
+        details: tuple[str, ...],
+    ) -> None:
+        """A stage ended."""
+        self.close()
+        super().stage_finished(stage, path_id, outcome, summary, seconds, details)
+
+    def note(self, text: str) -> None:
+        """Something worth a line that belongs to no stage."""
+        with self.paused():
+            super().note(text)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the screen alone for the length of the block."""
+        was_live = self._live is not None
+        self.close()
+        try:
+            yield
+        finally:
+            if was_live:
+                self._start()
+
+    def close(self) -> None:
+        """Take the live line off the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.close()
+        console = Console(file=self._terminal.stream, no_color=not self._terminal.has_color, highlight=False)
+        self._live = Live(
+            get_renderable=self._draw,
+            console=console,
+            refresh_per_second=_FRAMES_PER_S,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def _draw(self) -> Text:
+        from rich.text import Text
+
+        spinner = self._terminal.glyphs.spinner
+        frame = spinner[int(self._clock() * _FRAMES_PER_S) % len(spinner)]
+        line = Text(no_wrap=True, overflow="ellipsis" if self._terminal.is_unicode else "crop")
+        line.append(f" {frame} ", style="cyan")
+        line.append(f"{self._label} ", style="bold")
+        return line.append(self._terminal.fit(self._text))
+
+
+def make_reporter(terminal: Terminal, *, quiet: bool) -> QuietReporter:
+    """The reporter that fits stderr."""
+    if quiet:
+        return QuietReporter()
+    return LiveReporter(terminal) if terminal.is_interactive else LineReporter(terminal)
+
+
+def stage_label(stage: str, path_id: str | None) -> str:
+    """``train a``, padded so that what follows lines up."""
+    return f"{stage} {path_id}".ljust(_LABEL_WIDTH) if path_id else stage.ljust(_LABEL_WIDTH)
+
+
+def progress_text(progress: Progress, losses: list[float], glyphs: Glyphs) -> str:
+    """``412/590  loss 2.31 ▇▅▃▂▂  11.8k tok/s  0:32 left  budget 3:12``, of what is known."""
+    parts = [] if progress.what == progress.stage else [progress.what]
+    if progress.done is not None:
+        parts.append(f"{progress.done:,}/{progress.total:,}" if progress.total else f"{progress.done:,}")
+    if progress.loss is not None:
+        parts.append(
+            f"loss {progress.loss:.2f} {sparkline(losses, width=_SPARK_WIDTH, glyphs=glyphs)}".rstrip()
+        )
+    if progress.tokens_per_s is not None:
+        parts.append(f"{format_params(progress.tokens_per_s)} tok/s")
+    if progress.left_s is not None:
+        parts.append(f"{clock_time(progress.left_s)} left")
+    if progress.budget_left_s is not None:
+        parts.append(f"budget {clock_time(progress.budget_left_s)}")
+    return "  ".join(parts)
+
+
+def clock_time(seconds: float) -> str:
+    """``0:32``, ``12:05``, ``1:02:03``."""
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def shorten_home(path: Path) -> str:
+    """``~/ml-intern-runs/x`` for a path below the home directory."""
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):
+        return str(path)

@@ -1,0 +1,46 @@
+"""SMOKE.md: what the judge found before a second of training was spent."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ml_intern_cli.documents.form import Form
+from ml_intern_cli.documents.model import Model, PathId, Seconds, Verdict
+from ml_intern_cli.documents.parts import Bullets, Records
+
+
+class ProbeResult(Model):
+    """One probe: what was measured, what is allowed, the verdict, and what usually causes a failure."""
+
+    name: str  # stable: "causality", "initial-loss", …
+    measured: str
+    threshold: str
+    verdict: Verdict
+    detail: str = ""
+
+
+class Smoke(Model):
+    """All probes of one path."""
+
+    path: PathId
+    params: int | None = Field(default=None, gt=0)  # None: the model could not be built
+    params_target: int = Field(gt=0)
+    seconds: Seconds = Field(ge=0)
+    probes: tuple[ProbeResult, ...] = Field(min_length=1)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every probe passed."""
+        return all(probe.verdict is Verdict.PASS for probe in self.probes)
+
+
+_FORM = Form(
+    Smoke,
+    title="Smoke test of path {document.path}",
+    sections={
+        None: (Bullets(Smoke, ("path", "params", "params_target", "seconds")),),
+        "Probes": (Records("probes", ProbeResult),),
+    },
+)
+parse = _FORM.parse
+render = _FORM.render

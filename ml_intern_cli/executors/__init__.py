@@ -1,0 +1,1 @@
+"""Where code runs: its environment, its walls, its watchdog."""

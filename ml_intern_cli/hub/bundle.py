@@ -1,0 +1,158 @@
+"""What is published of a path: weights, code, tokenizer, card, and everything needed to check them.
+
+Nothing leaves the machine that looks like a credential, and no text names the user's home.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_intern_cli.documents.manifest import Manifest
+from ml_intern_cli.documents.plan import Plan
+from ml_intern_cli.documents.results import Results
+from ml_intern_cli.documents.task import Task
+from ml_intern_cli.documents.verify import Verify
+from ml_intern_cli.errors import Blocked, MlInternError, StorageFailed
+from ml_intern_cli.hub.card import render_card
+from ml_intern_cli.resources import resource
+from ml_intern_cli.secrets import find_secrets
+
+RUN_DOCUMENTS = ("TASK.md", "BUDGET.md", "RESEARCH.md", "PLAN.md", "EXPERIMENTS.md", "RESULTS.md")
+PATH_PROGRAMS = ("model.py", "config.json", "train.py", "train_config.json", "eval.py")
+PATH_RECORDS = ("SMOKE.md", "VERIFY.md", "train.log", "eval.log", "gen_samples.log", "metrics.jsonl")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+OPTIONAL = ("DEBUG.md",)
+WEIGHTS = "model.safetensors"
+
+
+def build_bundle(
+    *,
+    run_dir: Path,
+    path_dir: Path,
+    bundle_dir: Path,
+    name: str,
+    results: Results,
+    verify: Verify,
+    plan: Plan,
+    task: Task,
+    manifest: Manifest,
+    host: str | None,
+) -> None:
+    """Write the bundle of the winning path into ``bundle_dir``, in place of what may stand there.
+
+    ``name`` is ``ml-intern-<slug>-<YYYYMMDD-HHMM>``; ``host`` is the machine in words, and ``None``
+    leaves it out of the card.
+
+    Raises:
+        Blocked: a file holds what looks like a credential; all places are named.
+        MlInternError: a file is missing or cannot be read.
+        StorageFailed: the bundle cannot be written.
+    """
+    best = _read_pointer(path_dir / "ckpts" / "best.json", slug=run_dir.name)
+    last = _read_pointer(path_dir / "ckpts" / "last.json", slug=run_dir.name)
+    weights = path_dir / "ckpts" / Path(str(best["dir"])).name / WEIGHTS
+    if not weights.is_file():
+        raise _missing(weights, "is missing", slug=run_dir.name)
+    texts = dict(_read_texts(run_dir, path_dir))
+    _refuse_secrets(texts, run_dir)
+    card = render_card(
+        name=name,
+        task=task,
+        plan=plan,
+        manifest=manifest,
+        results=results,
+        verify=verify,
+        best_checkpoint=best,
+        elapsed_s=last.get("elapsed_s"),
+        host=host,
+    )
+    contents = {target: _without_home(text, source, run_dir) for target, (source, text) in texts.items()}
+    contents |= {
+        "README.md": _without_home(card, Path("README.md"), run_dir),
+        "generation_config.json": _generation_config(manifest),
+    }
+    try:
+        if bundle_dir.exists():
+            shutil.rmtree(bundle_dir)  # of an attempt that was interrupted
+        bundle_dir.mkdir(parents=True)
+        for target, text in contents.items():
+            (bundle_dir / target).write_text(text, encoding="utf-8", newline="\n")
+        shutil.copyfile(weights, bundle_dir / WEIGHTS)
+    except OSError as error:
+        raise StorageFailed(
+            f"the bundle cannot be written: {error}",
+            hint=f"free some space and run: ml-intern publish {run_dir.name}",
+        ) from error
+
+
+def _read_pointer(path: Path, *, slug: str) -> dict[str, Any]:
+    value = json.loads(_read(path, slug=slug))
+    if not isinstance(value, dict) or "dir" not in value:
+        raise MlInternError(f"{path.name} names no checkpoint", hint=f"train again: ml-intern run {slug}")
+    return value
+
+
+def _read_texts(run_dir: Path, path_dir: Path) -> Iterator[tuple[str, tuple[Path, str]]]:
+    """Name in the bundle, and the file it comes from with its text."""
+    slug = run_dir.name
+    sources = [run_dir / name for name in RUN_DOCUMENTS]
+    sources += [path_dir / name for name in (*PATH_PROGRAMS, *PATH_RECORDS)]
+    sources += [run_dir / "data" / "tokenizer" / name for name in TOKENIZER]
+    sources += [path_dir / name for name in OPTIONAL if (path_dir / name).exists()]
+    for source in sources:
+        yield source.name, (source, _read(source, slug=slug))
+    manifest = run_dir / "data" / "manifest.json"
+    yield "data_manifest.json", (manifest, _read(manifest, slug=slug))
+    load_test = resource("templates", "load_test.py")
+    yield load_test.name, (load_test, load_test.read_text(encoding="utf-8"))
+
+
+def _read(path: Path, *, slug: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        raise _missing(path, reason, slug=slug) from error
+
+
+def _missing(path: Path, reason: str, *, slug: str) -> MlInternError:
+    return MlInternError(
+        f"{path.parent.name}/{path.name} {reason}; a publication needs it",
+        hint=f"see which stage writes it: ml-intern status {slug}",
+    )
+
+
+def _refuse_secrets(texts: dict[str, tuple[Path, str]], run_dir: Path) -> None:
+    places = [
+        f"{source.relative_to(run_dir)}:{finding.line} ({finding.kind})"
+        for source, text in texts.values()
+        if source.is_relative_to(run_dir)
+        for finding in find_secrets(text)
+    ]
+    if places:
+        raise Blocked(
+            "publish",
+            why=f"what would be published looks as if it held credentials: {', '.join(places)}",
+            ways_on=(f"remove them from these files, then: ml-intern publish {run_dir.name}",),
+        )
+
+
+def _without_home(text: str, source: Path, run_dir: Path) -> str:
+    """Documents and logs without the run's and the user's directory; programs stay as they ran."""
+    if source.suffix not in {".md", ".log", ".jsonl"} and source.name != "manifest.json":
+        return text
+    for directory, shown in ((run_dir.resolve(), "."), (run_dir, "."), (Path.home(), "~")):
+        if directory != Path(directory.anchor):
+            text = re.sub(rf"{re.escape(str(directory))}(?![\w.-])", shown, text)
+    return text
+
+
+def _generation_config(manifest: Manifest) -> str:
+    """Where generation stops, for transformers."""
+    eos = manifest.tokenizer.eos_token_id
+    return json.dumps({"eos_token_id": eos, "pad_token_id": eos}, indent=2) + "\n"

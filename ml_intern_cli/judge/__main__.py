@@ -1,0 +1,99 @@
+"""``python -m ml_intern_cli.judge smoke|verify``: one judgement of one path, written as JSON.
+
+Exit code 0: a verdict was reached, whichever it is. 2: the arguments or the data cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ml_intern_cli.documents.smoke import Smoke
+from ml_intern_cli.documents.verify import Verify
+from ml_intern_cli.errors import InvalidInput, MlInternError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one judgement; progress goes to stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _judge(arguments)
+    except MlInternError as error:
+        hint = f"\n{error.hint}" if error.hint else ""
+        sys.stderr.write(f"{error.message}{hint}\n")
+        return error.exit_code
+    return 0
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    path_dir: Path = arguments.path.resolve()
+    if not path_dir.is_dir():
+        raise InvalidInput(f"{path_dir} is not a directory")
+    # A file of the path must not pass for a library: `python -m` puts the working directory first.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != path_dir]
+
+    import torch
+
+    from ml_intern_cli.judge.smoke import smoke
+    from ml_intern_cli.judge.verify import verify
+
+    if arguments.num_threads is not None:
+        torch.set_num_threads(arguments.num_threads)
+    judgement: Smoke | Verify
+    if arguments.command == "smoke":
+        judgement = smoke(
+            path_dir, data_dir=arguments.data, target_params=arguments.target_params, progress=_progress
+        )
+    else:
+        judgement = verify(
+            path_dir,
+            data_dir=arguments.data,
+            planned_tokens=arguments.planned_tokens,
+            target_params=arguments.target_params,
+            seed=arguments.seed,
+            progress=_progress,
+        )
+    _write(arguments.out, judgement.model_dump_json(indent=2) + "\n")
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _write(file: Path, text: str) -> None:
+    """Writes aside and renames, so that a verdict is there whole or not at all."""
+    aside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
+
+
+def _positive(text: str) -> int:
+    """An argument that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {value}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--path", type=Path, required=True, help="the path's directory, path-<id>/")
+    shared.add_argument("--data", type=Path, required=True, help="the run's data/ directory")
+    shared.add_argument(
+        "--target-params", type=_positive, required=True, help="parameters that were asked for"
+    )
+    shared.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    shared.add_argument("--num-threads", type=_positive, help="CPU threads; default: torch's own choice")
+    parser = argparse.ArgumentParser(prog="python -m ml_intern_cli.judge", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("smoke", parents=[shared], help="before training")
+    verify = commands.add_parser("verify", parents=[shared], help="after training")
+    verify.add_argument("--planned-tokens", type=_positive, required=True, help="training tokens in PLAN.md")
+    verify.add_argument("--seed", type=int, required=True, help="of the judge's samples")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

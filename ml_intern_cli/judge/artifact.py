@@ -1,0 +1,218 @@
+"""The thing that is judged: ``model.py``, ``config.json`` and the checkpoint of one path.
+
+The code is foreign. It is loaded by file path under a private name, with the path's directory off
+``sys.path``, and whatever it raises becomes an ``Unusable`` whose message fits a verdict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import torch
+    from torch import nn
+
+DEFAULT_SEQ_LEN = 128
+"""Tokens per window where the path has no train_config.json that says otherwise."""
+
+
+class Unusable(Exception):
+    """The artifact cannot be used; the message is the verdict's reason."""
+
+
+class Artifact:
+    """One path's directory, loaded piece by piece as it is asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+
+    @property
+    def path_id(self) -> str:
+        """``a`` of ``path-a/``."""
+        return self.directory.name.removeprefix("path-")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json. Raises Unusable."""
+        return read_json_object(self.directory / "config.json")
+
+    @cached_property
+    def train_config(self) -> dict[str, Any]:
+        """train_config.json. Raises Unusable."""
+        return read_json_object(self.directory / "train_config.json")
+
+    @cached_property
+    def seq_len(self) -> int:
+        """Tokens per training window."""
+        if not (self.directory / "train_config.json").exists():
+            return DEFAULT_SEQ_LEN
+        seq_len = self.train_config.get("seq_len", DEFAULT_SEQ_LEN)
+        if not isinstance(seq_len, int) or seq_len < 1:
+            raise Unusable(f"train_config.json: seq_len is {seq_len!r}, not a positive integer")
+        return seq_len
+
+    @cached_property
+    def module(self) -> ModuleType:
+        """model.py, executed. Raises Unusable."""
+        name = "_ml_intern_judged_model"
+        spec = importlib.util.spec_from_file_location(name, self.directory / "model.py")
+        if spec is None or spec.loader is None or not (self.directory / "model.py").is_file():
+            raise Unusable("model.py is missing")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up while they are being defined
+        with self.foreign_code("importing model.py"):
+            spec.loader.exec_module(module)
+        return module
+
+    def build(self, seed: int) -> nn.Module:
+        """A new instance on the judge's device, its weights drawn from ``seed``. Raises Unusable."""
+        import torch
+
+        class_name = self.config.get("_model_class")
+        if not isinstance(class_name, str):
+            raise Unusable("config.json has no _model_class")
+        model_class = self._class(class_name)
+        config_class = self._class(f"{class_name}Config")
+        known = _field_names(config_class)
+        values = {key: value for key, value in self.config.items() if key in known}
+        torch.manual_seed(seed)
+        with self.foreign_code(f"building {class_name}({class_name}Config(...))"):
+            model = model_class(config_class(**values))
+            if not isinstance(model, torch.nn.Module):
+                raise Unusable(f"{class_name}(config) is a {type(model).__name__}, not a torch.nn.Module")
+            return model.to(judge_device())
+
+    def _class(self, name: str) -> Any:
+        found = getattr(self.module, name, None)
+        if not isinstance(found, type):
+            raise Unusable(f"model.py has no class {name}")
+        return found
+
+    @contextmanager
+    def foreign_code(self, doing: str) -> Iterator[None]:
+        """Turns whatever the path's code raises, ``sys.exit`` included, into Unusable."""
+        try:
+            yield
+        except Unusable:
+            raise
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
+            raise Unusable(f"{doing} raised {self.describe(error)}") from error
+
+    def describe(self, error: BaseException) -> str:
+        """``ValueError: message (model.py:41)``, the line being the last one in the path's own code."""
+        text = " ".join(str(error).split())
+        if len(text) > 300:
+            text = f"{text[:300]}…"
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).parent == self.directory
+        ]
+        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        return f"{type(error).__name__}: {text}{place}"
+
+
+def _field_names(config_class: Any) -> set[str]:
+    """What a configuration class takes; config.json may hold more. Raises Unusable."""
+    if not dataclasses.is_dataclass(config_class):
+        raise Unusable(f"model.py: {config_class.__name__} is not a dataclass")
+    return {field.name for field in dataclasses.fields(config_class) if field.init}
+
+
+def judge_device() -> torch.device:
+    """The accelerator when there is one, as in training."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_json_object(file: Path) -> dict[str, Any]:
+    """A file that holds one JSON object. Raises Unusable."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Unusable(f"{file.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise Unusable(f"{file.name} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise Unusable(f"{file.name} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict as a checkpoint stores it: tied weights under their first name only."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts the tensors into the model; every tensor must fit and none may be missing.
+
+    Only a tied weight may be absent, when the module itself shares it with one that is there.
+
+    Raises:
+        Unusable: missing, unexpected, mis-shaped or not-finite tensors, all of them named.
+    """
+    import torch
+
+    state = model.state_dict()
+    present = {state[name].data_ptr() for name in tensors if name in state}
+    problems = [f"unexpected tensor {name}" for name in tensors if name not in state]
+    for name, own in state.items():
+        if name not in tensors:
+            if own.data_ptr() not in present:
+                problems.append(f"missing tensor {name}")
+        elif tensors[name].shape != own.shape:
+            problems.append(f"{name} has shape {list(tensors[name].shape)}, the model has {list(own.shape)}")
+        elif not bool(torch.isfinite(tensors[name]).all()):
+            problems.append(f"{name} holds NaN or infinity")
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise Unusable("; ".join(problems[:4]) + more)
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def load_checkpoint(artifact: Artifact, model: nn.Module) -> int:
+    """Loads the checkpoint that ckpts/best.json names; returns its step. Raises Unusable."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    pointer = read_json_object(artifact.directory / "ckpts" / "best.json")
+    file = artifact.directory / "ckpts" / Path(str(pointer.get("dir"))).name / "model.safetensors"
+    try:
+        tensors = load_file(file)
+    except FileNotFoundError as error:
+        raise Unusable(f"best.json names {pointer.get('dir')!r}, which has no model.safetensors") from error
+    except (OSError, SafetensorError) as error:
+        raise Unusable(f"{file.parent.name}/model.safetensors is corrupt: {error}") from error
+    try:
+        load_tensors(model, tensors)
+    except Unusable as error:
+        raise Unusable(f"{file.parent.name}/model.safetensors does not fit model.py: {error}") from error
+    step = pointer.get("step")
+    if not isinstance(step, int):
+        raise Unusable("best.json has no integer step")
+    return step

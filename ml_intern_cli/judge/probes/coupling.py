@@ -1,0 +1,209 @@
+"""Which inputs move which outputs: the past must, the future and other rows must not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.judge.probes.probe import Measurement, Probe
+
+if TYPE_CHECKING:
+    import torch
+
+    from ml_intern_cli.judge.probes.bench import Bench
+
+_FLOAT_SOURCE = (
+    "float64 rounding is below 1e-12 of the logits, a true connection between redrawn weights above 1e-4; "
+    "1e-5 (1e-4 where the model only runs in float32) lies between"
+)
+
+
+def _determinism(bench: Bench) -> Measurement:
+    import torch
+
+    from ml_intern_cli.judge.evaluation import logits_of
+
+    ids, model = bench.random_ids(2), bench.model()
+    with torch.no_grad():
+        torch.manual_seed(bench.seed)
+        first = logits_of(bench.artifact, model, ids)
+        second = logits_of(bench.artifact, model, ids)  # the noise goes on from where the first call left it
+    moved = float((first - second).abs().max())
+    return Measurement(passed=moved == 0, measured=f"max |Δ| {moved:.2g}", allowed="identical logits")
+
+
+DETERMINISM = Probe(
+    name="determinism",
+    meaning="in eval mode the same input gives the same logits twice",
+    threshold="identical logits (max |Δ| = 0)",
+    threshold_source="the same operations in the same order on the same machine",
+    usual_causes=(
+        "dropout that ignores eval mode",
+        "state kept between two forward passes",
+        "noise in a router",
+    ),
+    run=_determinism,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """How far logits moved that should not have, and what was done to them."""
+
+    size: float  # max |Δ|
+    what: str
+
+
+def _future_changes(bench: Bench) -> Iterator[_Move]:
+    """Changes one token, all later tokens, and the length, and watches the logits before the change."""
+    import torch
+
+    model = bench.instrument.model
+    ids = bench.random_ids(1)
+    other = (
+        ids + 1 + bench.random_ids(1, seed=1) % (bench.vocab_size - 1)
+    ) % bench.vocab_size  # differs everywhere
+    length = ids.shape[1]
+    positions = sorted({1, length // 4, length // 2, length - 1} - {0})
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        with torch.no_grad():
+            base = bench.logits(model, ids)[0]
+            for position in positions:
+                one = ids.clone()
+                one[:, position] = other[:, position]
+                changed = bench.logits(model, one)[0]
+                yield _moved(base, changed, position, f"changing token {position}", mode)
+            middle = length // 2
+            rest = torch.cat([ids[:, :middle], other[:, middle:]], dim=1)
+            yield _moved(
+                base, bench.logits(model, rest)[0], middle, f"changing all tokens from {middle} on", mode
+            )
+            if mode == "eval":  # dropout would fall differently on another shape
+                cut = bench.logits(model, ids[:, :middle])[0]
+                yield _moved(base, cut, middle, f"leaving out all tokens from {middle} on", mode)
+    model.eval()
+
+
+def _moved(base: torch.Tensor, changed: torch.Tensor, position: int, what: str, mode: str) -> _Move:
+    """The largest move among the logits ``(T, V)`` before ``position``."""
+    moves = (base[:position] - changed[:position]).abs().amax(dim=-1)
+    victim = int(moves.argmax())
+    return _Move(float(moves[victim]), f"{what} moved the logits of token {victim} in {mode} mode")
+
+
+def _causality(bench: Bench) -> Measurement:
+    if bench.length < 2:
+        return Measurement(passed=True, measured="one token per window", allowed="-")
+    return _no_move(bench, list(_future_changes(bench)))
+
+
+def _no_move(bench: Bench, moves: list[_Move]) -> Measurement:
+    import torch
+
+    with torch.no_grad():
+        scale = float(bench.logits(bench.instrument.model, bench.random_ids(1)).abs().max())
+    allowed = bench.instrument.tolerance * scale
+    worst = max(moves, key=lambda move: move.size)
+    passed = worst.size <= allowed
+    return Measurement(
+        passed=passed,
+        measured=f"max |Δ| {worst.size:.2g}",
+        allowed=f"≤ {allowed:.1g}",
+        detail="" if passed else f"{worst.what} (max |Δ| {worst.size:.2g}, allowed {allowed:.1g})",
+    )
+
+
+CAUSALITY = Probe(
+    name="causality",
+    meaning="no logit depends on a later token, in eval mode and in train mode",
+    threshold="max |Δ| of earlier logits ≤ 1e-5 of the largest logit",
+    threshold_source=_FLOAT_SOURCE,
+    usual_causes=(
+        "a mask missing in one attention branch",
+        "a mean or a normalisation over time before the mask",
+        "a convolution padded on the right",
+        "a router that balances or drops tokens over the sequence",
+    ),
+    run=_causality,
+)
+
+
+def _batch_independence(bench: Bench) -> Measurement:
+    import torch
+
+    model = bench.instrument.model
+    ids, others = bench.random_ids(3), bench.random_ids(3, seed=1)
+    mixed = torch.cat([ids[:1], others[1:]])
+    moves = []
+    for mode in ("eval", "train"):
+        model.train(mode == "train")
+        with torch.no_grad():
+            base = bench.logits(model, ids)[0]
+            changed = float((base - bench.logits(model, mixed)[0]).abs().max())
+            moves.append(_Move(changed, f"replacing the other rows moved the logits of row 0 in {mode} mode"))
+            if mode == "eval":  # dropout would fall differently on another shape
+                alone = float((base - bench.logits(model, ids[:1])[0]).abs().max())
+                moves.append(_Move(alone, "row 0 has other logits alone than in a batch of 3"))
+    model.eval()
+    return _no_move(bench, moves)
+
+
+BATCH_INDEPENDENCE = Probe(
+    name="batch-independence",
+    meaning="a row's logits do not depend on the other rows of the batch",
+    threshold="max |Δ| of a row's logits ≤ 1e-5 of the largest logit",
+    threshold_source=_FLOAT_SOURCE,
+    usual_causes=(
+        "batch normalisation",
+        "a reshape that mixes rows",
+        "expert capacity shared by the whole batch",
+        "scatter to the wrong row in expert dispatch",
+    ),
+    run=_batch_independence,
+)
+
+_USED = 1e-4  # share of the largest logit
+
+
+def _context_use(bench: Bench) -> Measurement:
+    import torch
+
+    if bench.length < 4:
+        return Measurement(passed=True, measured="windows too short to tell", allowed="-")
+    model = bench.instrument.model
+    ids = bench.random_ids(4)
+    ids[:, -3] = (ids[:, -2] + 1) % bench.vocab_size  # so that swapping the two changes something
+    replaced, swapped = ids.clone(), ids.clone()
+    replaced[:, -2] = (ids[:, -2] + 1) % bench.vocab_size
+    swapped[:, -3], swapped[:, -2] = ids[:, -2], ids[:, -3]
+    with torch.no_grad():
+        base = bench.logits(model, ids)[:, -1]
+        scale = max(float(base.abs().max()), 1e-12)
+        by_value = float((base - bench.logits(model, replaced)[:, -1]).abs().max()) / scale
+        by_order = float((base - bench.logits(model, swapped)[:, -1]).abs().max()) / scale
+    blind = "to the tokens before it" if by_value < _USED else "to their order" if by_order < _USED else ""
+    return Measurement(
+        passed=not blind,
+        measured=f"relative |Δ| {by_value:.2g} by replacing a token, {by_order:.2g} by swapping two",
+        allowed=f"≥ {_USED:.0e} each",
+        detail=f"the last logits are blind {blind}" if blind else "",
+    )
+
+
+CONTEXT_USE = Probe(
+    name="context-use",
+    meaning="a logit depends on the tokens before its own, and on their order",
+    threshold=(
+        "replacing the last token but one, or swapping it with the one before, moves the last logits "
+        "by ≥ 1e-4 of the largest"
+    ),
+    threshold_source="float64 rounding is below 1e-12, one redrawn attention layer moves them by 1e-2",
+    usual_causes=(
+        "the attention branch is left out of the residual sum",
+        "no position information",
+        "a mask that hides everything",
+    ),
+    run=_context_use,
+)

@@ -1,0 +1,241 @@
+"""Can it learn: where the loss starts, what is minimised, where gradients reach, one batch by heart."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.judge.artifact import count_parameters
+from ml_intern_cli.judge.evaluation import logits_of, token_losses
+from ml_intern_cli.judge.probes.probe import Measurement, Probe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ml_intern_cli.judge.probes.bench import Bench
+
+
+def _initial_loss(bench: Bench) -> Measurement:
+    import torch
+
+    inputs, targets = bench.text(4, bench.length)
+    with torch.no_grad():
+        loss = float(token_losses(bench.logits(bench.model(), inputs), targets).mean())
+    uniform = math.log(bench.vocab_size)
+    allowed = 0.1 * uniform
+    return Measurement(
+        passed=abs(loss - uniform) <= allowed,
+        measured=f"{loss:.3f} nats (ln V = {uniform:.3f}, Δ {loss - uniform:+.3f})",
+        allowed=f"|Δ| ≤ {allowed:.3f}",
+    )
+
+
+INITIAL_LOSS = Probe(
+    name="initial-loss",
+    meaning="before training the model is as unsure as a uniform guess over the vocabulary",
+    threshold="|loss - ln V| ≤ 0.1 ln V on the training text",
+    threshold_source=(
+        "logits of standard deviation s start s²/2 above ln V; weights of 0.02 give 0.03 at width 128 and "
+        "0.8 at width 4,096, an initialisation ten times too wide gives several nats"
+    ),
+    usual_causes=(
+        "weights initialised too wide",
+        "a missing final norm",
+        "logits scaled twice",
+        "the target seen by the input",
+    ),
+    run=_initial_loss,
+)
+
+
+def _objective(bench: Bench) -> Measurement:
+    import torch
+
+    model = bench.drawn
+    if not callable(getattr(model, "loss", None)):
+        return Measurement(passed=True, measured="no loss(): the cross-entropy of the logits", allowed="-")
+    inputs, targets = bench.text(4, bench.length)
+    with torch.no_grad():
+        own = float(token_losses(logits_of(bench.artifact, model, inputs), targets).mean())
+        reported = float(bench.objective(model, inputs, targets)[1])
+    allowed = 1e-3 * own
+    return Measurement(
+        passed=abs(reported - own) <= allowed,
+        measured=f"loss() reports {reported:.4f}, the logits have {own:.4f}",
+        allowed=f"|Δ| ≤ {allowed:.2g}",
+    )
+
+
+OBJECTIVE = Probe(
+    name="objective",
+    meaning="the cross-entropy that loss() reports is that of the logits against the next token",
+    threshold="relative difference ≤ 1e-3",
+    threshold_source="fp32 sums agree to 1e-6, a shift by one token changes the mean of 1,000 tokens by 1e-2",
+    usual_causes=(
+        "labels shifted twice or not at all",
+        "a token left out of the mean",
+        "an auxiliary term in what is logged",
+    ),
+    run=_objective,
+)
+
+_GRADIENT_ROUNDS = 8
+
+
+def _gradients(bench: Bench) -> Measurement:
+    allowed = "finite, and somewhere not zero, for all"
+    first = bench.model()
+    frozen = _never_updated(bench, first)
+    unreached = {
+        name: _slices(parameter) for name, parameter in first.named_parameters() if parameter.requires_grad
+    }
+    total = sum(len(slices) for slices in unreached.values())
+    not_finite: set[str] = set()
+    tokens = 0
+    for round_number in range(_GRADIENT_ROUNDS):
+        # Round 0 is the author's own initialisation. Later ones redraw the weights, and with them the
+        # routers: an expert that any router could reach is reached within a few.
+        model = first if round_number == 0 else bench.redrawn(seed=10 + round_number)
+        tokens += _backward(bench, model)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None and name in unreached:
+                magnitude = parameter.grad.abs().reshape(len(_slices(parameter)), -1).amax(dim=1)
+                if not bool(magnitude.isfinite().all()):
+                    not_finite.add(name)
+                unreached[name] -= set(magnitude.nonzero().flatten().tolist())
+        model.zero_grad(set_to_none=True)
+        if not_finite or not any(unreached.values()):
+            break
+    problems = [f"{name} gets a gradient that is not finite" for name in sorted(not_finite)]
+    problems += [f"{name} is frozen and nothing else updates it" for name in frozen]
+    problems += [_unreached(name, slices, first) for name, slices in unreached.items() if slices]
+    missing = sum(map(len, unreached.values()))
+    return Measurement(
+        passed=not problems,
+        measured=f"{total - missing} of {total} weights reached by {tokens:,} tokens",
+        allowed=allowed,
+        detail="; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else ""),
+    )
+
+
+def _slices(parameter: torch.Tensor) -> set[int]:
+    """Parts that must each get a gradient: every expert of stacked expert weights, else the whole."""
+    return set(range(parameter.shape[0])) if parameter.ndim > 2 else {0}
+
+
+def _unreached(name: str, slices: set[int], model: nn.Module) -> str:
+    """A line for one parameter."""
+    count = len(_slices(model.get_parameter(name)))
+    if len(slices) == count:
+        return f"{name} gets no gradient"
+    which = ", ".join(map(str, sorted(slices)[:6]))
+    return f"{name}: {len(slices)} of {count} experts get no gradient ({which})"
+
+
+def _backward(bench: Bench, model: nn.Module) -> int:
+    """Accumulates the gradients of one batch; returns its tokens."""
+    inputs, targets = bench.text(4, bench.length)
+    model.train()
+    with bench.artifact.foreign_code("the backward pass"):
+        bench.objective(model, inputs, targets)[0].backward()  # type: ignore[no-untyped-call]
+    model.eval()
+    return inputs.numel()
+
+
+def _never_updated(bench: Bench, model: nn.Module) -> list[str]:
+    """Parameters without gradient that after_optimizer_step() does not move either."""
+    frozen = {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+    }
+    if frozen and callable(getattr(model, "after_optimizer_step", None)):
+        _backward(bench, model)
+        _after_optimizer_step(bench, model)
+        model.zero_grad(set_to_none=True)
+        frozen = {name: before for name, before in frozen.items() if before.equal(model.get_parameter(name))}
+    return sorted(frozen)
+
+
+def _after_optimizer_step(bench: Bench, model: nn.Module) -> None:
+    """The update that train.py leaves to the model."""
+    update = getattr(model, "after_optimizer_step", None)
+    if callable(update):
+        with bench.artifact.foreign_code("after_optimizer_step()"):
+            update()
+
+
+GRADIENTS = Probe(
+    name="gradients",
+    meaning="the training loss reaches every trainable parameter, and every expert of stacked expert weights",
+    threshold="finite everywhere; not zero somewhere in each, within 8 batches and redrawn routers",
+    threshold_source="a weight that no batch and no router reaches is no part of the model",
+    usual_causes=(
+        "a layer that is built and not called",
+        "detach() or no_grad() inside the forward pass",
+        "requires_grad switched off",
+        "experts that the router can never choose",
+    ),
+    run=_gradients,
+)
+
+_OVERFIT_STEPS = 80
+_OVERFIT_SHAPE = (4, 16)
+_LOOK_EVERY = 5
+
+
+def _overfit_one_batch(bench: Bench) -> Measurement:
+    import torch
+
+    model = bench.artifact.build(bench.seed)
+    inputs, targets = bench.text(_OVERFIT_SHAPE[0], min(_OVERFIT_SHAPE[1], bench.artifact.seq_len))
+    # 3e-3 suits AdamW up to 10M parameters; larger models take less, by about the fourth root of their size.
+    rate = 3e-3 * min(1.0, (1e7 / count_parameters(model)) ** 0.25)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=rate,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        fused=True,
+    )
+    goal = 0.25 * math.log(bench.vocab_size)
+    torch.manual_seed(bench.seed)
+    losses = []
+    for step in range(_OVERFIT_STEPS + 1):
+        if step % _LOOK_EVERY == 0:
+            with torch.no_grad():
+                losses.append(
+                    float(token_losses(logits_of(bench.artifact, model.eval(), inputs), targets).mean())
+                )
+            if losses[-1] <= goal or not math.isfinite(losses[-1]) or step == _OVERFIT_STEPS:
+                break
+        with bench.artifact.foreign_code("a training step"):
+            bench.objective(model.train(), inputs, targets)[0].backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        _after_optimizer_step(bench, model)
+    return Measurement(
+        passed=losses[-1] <= goal,
+        measured=f"{losses[0]:.2f} → {losses[-1]:.2f} nats in {(len(losses) - 1) * _LOOK_EVERY} steps",
+        allowed=f"≤ {goal:.2f} within {_OVERFIT_STEPS} steps",
+    )
+
+
+OVERFIT_ONE_BATCH = Probe(
+    name="overfit-one-batch",
+    meaning="trained on one batch of 64 tokens of text, the model learns it by heart",
+    threshold="cross-entropy of its logits ≤ 0.25 ln V within 80 steps of AdamW",
+    threshold_source=(
+        "64 tokens known by frequency alone cost half of ln V and more, by their predecessor a few tenths; "
+        "sound models of 0.5M to 100M parameters need 10 to 40 steps"
+    ),
+    usual_causes=(
+        "loss() that minimises something else",
+        "labels shifted",
+        "gradients cut off",
+        "a wrong initialisation",
+    ),
+    run=_overfit_one_batch,
+)

@@ -1,0 +1,156 @@
+"""Verify: the seed's six checks on one trained path, recomputed from its best checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.documents.manifest import Split
+from ml_intern_cli.documents.verify import GenerationSample, Judgement, Verify
+from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters, load_checkpoint
+from ml_intern_cli.judge.checks.consumption import judge_consumption
+from ml_intern_cli.judge.checks.criterion import Criterion, failure, judgement
+from ml_intern_cli.judge.checks.generation import PROMPTS, judge_generation
+from ml_intern_cli.judge.checks.loss import (
+    Losses,
+    judge_loss,
+    judge_tracking,
+    measure_losses,
+    plausible_range,
+)
+from ml_intern_cli.judge.checks.stderr import judge_stderr
+from ml_intern_cli.judge.corpus import Corpus
+from ml_intern_cli.judge.records import Records
+from ml_intern_cli.judge.reference import NGramReference
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_REFERENCE_TOKENS = 1_000_000  # enough for the n-grams of a small vocabulary, counted in a few seconds
+_LARGEST_DRIFT = 0.15
+"""Of the parameter count. Source: the seed's sixth check."""
+
+
+def verify(
+    path_dir: Path,
+    *,
+    data_dir: Path,
+    planned_tokens: int,
+    target_params: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Verify:
+    """Judges the checkpoint of ``ckpts/best.json``.
+
+    Args:
+        path_dir: ``path-<id>/``.
+        data_dir: ``data/`` of the same run.
+        planned_tokens: Training tokens in PLAN.md.
+        target_params: The size that was asked for.
+        seed: Of the judge's samples.
+        progress: Gets one line per check.
+
+    Raises:
+        InvalidInput: the data cannot be read, which no path is to blame for.
+    """
+    artifact, corpus = Artifact(path_dir), Corpus.open(data_dir)
+    records = Records.read(artifact)
+    reference = _reference(corpus)
+    model, broken = _load(artifact)
+    samples, generation = _generation(artifact, model, corpus, reference, seed=seed, broken=broken)
+    progress(f"Generation samples: {generation.verdict}")
+    losses, unmeasured = _losses(artifact, model, corpus, reference, records, broken=broken)
+    loss = judge_loss(losses, corpus, records) if losses else failure(unmeasured)
+    progress(f"Loss sanity: {loss.verdict}")
+    low, high = (
+        (losses.plausible_low, losses.plausible_high) if losses else plausible_range(corpus, reference, None)
+    )
+    findings, stderr = judge_stderr(artifact)
+    actual_params = count_parameters(model) if model is not None else 0
+    return Verify(
+        samples=samples,
+        generation=generation,
+        final_train_loss=_number(losses.train.mean) if losses else None,
+        final_eval_loss=_number(losses.heldout.mean) if losses else None,
+        plausible_low=low,
+        plausible_high=high,
+        loss=loss,
+        eval_train_gap=_number(losses.gap) if losses else None,
+        tracks=judge_tracking(losses) if losses else failure(unmeasured),
+        planned_tokens=planned_tokens,
+        consumed_tokens=records.tokens,
+        data=judge_consumption(artifact, records, planned_tokens=planned_tokens),
+        stderr_findings=findings,
+        stderr=stderr,
+        target_params=target_params,
+        actual_params=actual_params,
+        params=_judge_params(actual_params, target_params) if not broken else failure(broken),
+    )
+
+
+def _load(artifact: Artifact) -> tuple[nn.Module | None, str]:
+    """The model with its checkpoint, or why there is none."""
+    try:
+        model = artifact.build(seed=0).eval()
+        load_checkpoint(artifact, model)
+    except Unusable as error:
+        return None, f"not run: {error}"
+    return model, ""
+
+
+def _reference(corpus: Corpus) -> NGramReference:
+    """Fitted on documents from all over the training split."""
+    stream = corpus.stream(Split.TRAIN)
+    length = 1 << 12
+    windows = stream.windows(length + 1, limit=_REFERENCE_TOKENS // length, spread=True)
+    tokens = windows[:, 1:].reshape(-1) if len(windows) else stream.read(0, length)
+    return NGramReference.fit(tokens, vocab_size=corpus.vocab_size, eos=corpus.eos)
+
+
+def _generation(
+    artifact: Artifact,
+    model: nn.Module | None,
+    corpus: Corpus,
+    reference: NGramReference,
+    *,
+    seed: int,
+    broken: str,
+) -> tuple[tuple[GenerationSample, ...], Judgement]:
+    reason = broken
+    if model is not None:
+        try:
+            return judge_generation(artifact, model, corpus, reference, seed=seed)
+        except Unusable as error:
+            reason = f"not run: {error}"
+    samples = (GenerationSample(prompt=prompt, output="", judgement=failure(reason)) for prompt in PROMPTS)
+    return tuple(samples), failure(reason)
+
+
+def _losses(
+    artifact: Artifact,
+    model: nn.Module | None,
+    corpus: Corpus,
+    reference: NGramReference,
+    records: Records,
+    *,
+    broken: str,
+) -> tuple[Losses | None, str]:
+    """The recomputed losses, or why there are none."""
+    if model is None:
+        return None, broken
+    try:
+        return measure_losses(artifact, model, corpus, reference, records), ""
+    except Unusable as error:
+        return None, f"not run: {error}"
+
+
+def _judge_params(actual: int, target: int) -> Judgement:
+    drift = actual / target - 1
+    text = f"measured {actual:,}, drift {drift:+.1%}, allowed ±{_LARGEST_DRIFT:.0%}"
+    return judgement([Criterion(abs(drift) <= _LARGEST_DRIFT, text)])
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

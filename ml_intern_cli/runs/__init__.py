@@ -1,0 +1,1 @@
+"""Runs as directories: the state machine, and the only writer of state."""

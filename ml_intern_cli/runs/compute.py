@@ -1,0 +1,139 @@
+"""The budget, enforced: the only door to spending compute.
+
+Checked before each program starts, counted while it runs, and stopped at the smaller of the
+program's own limit and what is left under the cap. What was spent stands in events.jsonl and in
+BUDGET.md; the larger of the two counts, so that deleting one of them buys nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_intern_cli.documents import layout as names
+from ml_intern_cli.documents.budget import Budget
+from ml_intern_cli.documents.layout import RunLayout
+from ml_intern_cli.documents.registry import render
+from ml_intern_cli.errors import Blocked
+from ml_intern_cli.executors.process import Executor, Finished, Job
+from ml_intern_cli.runs.events import record, spent_s
+from ml_intern_cli.runs.files import write_atomic
+from ml_intern_cli.stages.base import read_document
+
+_RECORD_EVERY_S = 15.0  # what a kill -9 of this process can leave uncounted
+_LEAST_S = 1.0  # under this no program could even start
+
+
+class BudgetedCompute:
+    """Runs the programs of one run and counts their seconds."""
+
+    def __init__(self, layout: RunLayout, executor: Executor) -> None:
+        self._layout = layout
+        self._executor = executor
+
+    def cap_s(self) -> float:
+        """The cap as BUDGET.md says it now; a person may raise it while a run goes on."""
+        return self._budget().compute_cap * 3600
+
+    def used_s(self) -> float:
+        """What was spent so far."""
+        return max(self._budget().gpu_min_used * 60, sum(spent_s(self._layout).values()))
+
+    def remaining_s(self) -> float:
+        """What is left under the cap."""
+        return max(0.0, self.cap_s() - self.used_s())
+
+    def run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        what: str,
+        cwd: Path,
+        limit_s: float,
+        path_id: str | None = None,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        on_tick: Callable[[float], None] | None = None,
+        reserved: bool = False,
+    ) -> Finished:
+        """Run a program for at most ``limit_s`` seconds and never past the cap.
+
+        ``reserved``: the plan set its time aside (judging), so it is counted but not held up by a cap
+        that training used to the last second.
+
+        Raises:
+            Blocked: the cap is reached.
+        """
+        allowed_s = limit_s if reserved else min(limit_s, self.remaining_s())
+        if allowed_s < _LEAST_S:
+            raise self.exhausted(what)
+        job = Job(
+            argv=argv,
+            cwd=cwd,
+            home=self._layout.scratch / "home",
+            limit_s=allowed_s,
+            grace_s=_grace_s(allowed_s),
+            stdout=stdout,
+            stderr=stderr,
+        )
+        meter = _Meter(lambda seconds: self._spend(seconds, what=what, path_id=path_id))
+
+        def tick(elapsed_s: float) -> None:
+            meter.read(elapsed_s)
+            if on_tick is not None:
+                on_tick(elapsed_s)
+
+        try:
+            finished = self._executor.run(job, on_tick=tick)
+            meter.elapsed_s = finished.seconds
+        finally:
+            meter.settle()
+        return finished
+
+    def exhausted(self, what: str) -> Blocked:
+        """The error for a spend that the cap does not allow."""
+        cap_min, used_min = self.cap_s() / 60, self.used_s() / 60
+        return Blocked(
+            f"no budget for {what}",
+            why=f"{used_min:.1f} of {cap_min:.1f} minutes of compute are spent",
+            ways_on=(
+                f"ml-intern run {self._layout.slug} --time-budget {max(1, round(cap_min * 2))}m",
+                "raise compute_cap in BUDGET.md (hours) and run the same command again",
+            ),
+        )
+
+    def _spend(self, seconds: float, *, what: str, path_id: str | None) -> None:
+        record(self._layout, "spend", path=path_id, seconds=round(seconds, 3), what=what)
+        budget = self._budget()
+        used_min = round(max(budget.gpu_min_used, sum(spent_s(self._layout).values()) / 60), 3)
+        if used_min != budget.gpu_min_used:
+            updated = budget.model_copy(update={"gpu_min_used": used_min})
+            write_atomic(self._layout.document(names.BUDGET), render(updated))
+
+    def _budget(self) -> Budget:
+        return read_document(self._layout, Budget, names.BUDGET)
+
+
+@dataclass
+class _Meter:
+    """Counts a running program's seconds in portions."""
+
+    spend: Callable[[float], None]
+    elapsed_s: float = 0.0
+    counted_s: float = 0.0
+
+    def read(self, elapsed_s: float) -> None:
+        self.elapsed_s = elapsed_s
+        if elapsed_s - self.counted_s >= _RECORD_EVERY_S:
+            self.settle()
+
+    def settle(self) -> None:
+        if self.elapsed_s > self.counted_s:
+            portion_s, self.counted_s = self.elapsed_s - self.counted_s, self.elapsed_s
+            self.spend(portion_s)
+
+
+def _grace_s(limit_s: float) -> float:
+    """How long a program that was asked to stop may take: an overrun never exceeds 5 % + 10 s."""
+    return 0.04 * limit_s + 8.0

@@ -1,0 +1,233 @@
+"""The state machine: find the next stage from the files, run it, write what it gave back, repeat.
+
+The only writer of state. Around each stage: receipt "started" → run → files and documents, each
+atomically → receipt "done" last. A process that dies in between leaves "started" or an older
+receipt, and the next one redoes that stage.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from ml_intern_cli.documents import layout as names
+from ml_intern_cli.documents.blocker import Blocker
+from ml_intern_cli.documents.layout import RunLayout
+from ml_intern_cli.documents.registry import render
+from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
+from ml_intern_cli.runs import ledger
+from ml_intern_cli.runs.events import record
+from ml_intern_cli.runs.files import write_atomic
+from ml_intern_cli.runs.outputs import archive, write_outputs
+from ml_intern_cli.runs.receipts import Digest, Receipt, StageMemory, digest
+from ml_intern_cli.runs.reporter import Reporter
+from ml_intern_cli.runs.state import RunState, StageState, StageStatus
+from ml_intern_cli.stages import STAGES
+from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, fill
+
+
+class End(StrEnum):
+    """How a walk through the pipeline ended."""
+
+    COMPLETE = "complete"
+    REACHED = "reached"  # the stage named by --until is done
+    BLOCKED = "blocked"
+    FAILED = "failed"  # the stages asked for ran, and no path is left that they did not fail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """One run's stages, ready to go on from its files.
+
+    Attributes:
+        context: What stages are given; the path is filled in per stage.
+        notify: Sends an event's message to wherever the user is; what failed comes back, a line each.
+    """
+
+    context: StageContext
+    reporter: Reporter
+    notify: Callable[[str, str], tuple[str, ...]]
+
+    @property
+    def layout(self) -> RunLayout:
+        """The run."""
+        return self.context.layout
+
+    def advance(self, *, until: str | None = None) -> End:
+        """Run what is left, up to and including ``until``.
+
+        Raises:
+            MlInternError: a stage ended and its outputs still do not hold; it is not run again and again.
+        """
+        ran: StageStatus | None = None
+        while True:
+            state = RunState(self.layout)
+            ledger.sync(state)
+            status = state.next()
+            if status is None:
+                return End.COMPLETE
+            if until is not None and _is_past(status.stage, until):
+                return End.FAILED if state.all_failed else End.REACHED
+            again = ran is not None and (status.stage, status.path_id) == (ran.stage, ran.path_id)
+            if again and status.state is not StageState.STALE:  # stale: edited while it ran
+                reason = status.reason or "its outputs do not hold"
+                raise MlInternError(
+                    f"{status.stage} ended, but it is {status.state}: {reason}",
+                    hint=f"ml-intern status {self.layout.slug}",
+                )
+            if self._step(STAGES[status.stage], status.path_id) is None:
+                return End.BLOCKED
+            ran = status
+
+    def redo(self, stage_name: str, path_id: str | None) -> End:
+        """Run one stage now, if what it needs is there.
+
+        Raises:
+            InvalidInput: an earlier stage is not done, or there is no such path.
+        """
+        stage = STAGES[stage_name]
+        outcomes = set()
+        for one in self._targets(stage, path_id):
+            outcome = self._step(stage, one)
+            if outcome is None:
+                return End.BLOCKED
+            outcomes.add(outcome)
+        ledger.sync(RunState(self.layout))
+        return End.FAILED if outcomes == {Outcome.FAILED} else End.REACHED
+
+    def _targets(self, stage: Stage, path_id: str | None) -> tuple[str | None, ...]:
+        state = RunState(self.layout)
+        if path_id is not None and path_id not in state.path_ids:
+            known = ", ".join(state.path_ids) or "none yet"
+            raise InvalidInput(
+                f"run {self.layout.slug} has no path {path_id!r} (paths: {known})",
+                hint=f"ml-intern status {self.layout.slug}",
+            )
+        waiting = _first_unready(state, stage, path_id)
+        if waiting is not None:
+            label = waiting.stage + (f" {waiting.path_id}" if waiting.path_id else "")
+            reason = f" ({waiting.reason})" if waiting.reason else ""
+            raise InvalidInput(
+                f"{stage.name} needs {label} first: it is {waiting.state}{reason}",
+                hint=f"ml-intern run {self.layout.slug} --until {stage.name}",
+            )
+        if not stage.per_path:
+            return (None,)
+        wanted = (path_id,) if path_id is not None else state.path_ids
+        return tuple(one for one in wanted if state.status(stage.name, one).state is not StageState.SKIPPED)
+
+    def _step(self, stage: Stage, path_id: str | None) -> Outcome | None:
+        """Run one stage and write it down. ``None`` when the user is needed."""
+        began = time.monotonic()
+        self.reporter.stage_started(stage.name, path_id)
+        receipts = RunState(self.layout).receipts
+        before = receipts.load(stage.name, path_id)
+        # What the stage reads now is what it answers for, should a file change while it works.
+        inputs = self._digests(stage, path_id)
+        known = before or Receipt(stage=stage.name, path=path_id, state="started")
+        if before is not None and (before.state == "failed" or _differ(before.inputs, inputs)):
+            for name in stage.partial:
+                archive(self.layout, fill(name, path_id))
+        receipts.stamp()
+        receipts.save(replace(known, state="started", inputs=inputs))
+        record(self.layout, "stage_started", stage=stage.name, path=path_id)
+        try:
+            result = stage.run(replace(self.context, path_id=path_id))
+        except Blocked as blocked:
+            self._block(stage, path_id, blocked, seconds=time.monotonic() - began)
+            return None
+        except KeyboardInterrupt:
+            seconds = time.monotonic() - began
+            record(self.layout, "stage_stopped", stage=stage.name, path=path_id)
+            self.reporter.stage_finished(stage.name, path_id, "stopped", "interrupted", seconds, ())
+            raise
+        written = write_outputs(self.layout, stage, result, before, ours=receipts.written_texts())
+        seconds = time.monotonic() - began
+        # An input that the stage itself wrote counts as it is now.
+        own = set(result.documents)
+        inputs |= {key: one for key, one in self._digests(stage, path_id).items() if key.split("#")[0] in own}
+        receipts.save(
+            Receipt(
+                stage=stage.name,
+                path=path_id,
+                state=str(result.outcome),
+                summary=result.summary,
+                failed=stage.verdict(self.layout, path_id) if stage.verdict and path_id else None,
+                seconds=round(seconds, 3),
+                inputs=inputs,
+                outputs=written.outputs,
+                base=written.base,
+            )
+        )
+        StageMemory(self.layout).forget()
+        shutil.rmtree(self.layout.scratch, ignore_errors=True)
+        self._announce(stage, path_id, result, written.kept, seconds)
+        return result.outcome
+
+    def _announce(
+        self, stage: Stage, path_id: str | None, result: StageResult, kept: list[str], seconds: float
+    ) -> None:
+        if self._blocker_stage() == stage.name:
+            archive(self.layout, names.BLOCKER)
+        details = result.details + tuple(f"kept your {name}" for name in kept)
+        record(
+            self.layout,
+            "stage_finished",
+            stage=stage.name,
+            path=path_id,
+            outcome=str(result.outcome),
+            summary=result.summary,
+            seconds=round(seconds, 3),
+        )
+        outcome = "failed" if result.outcome is Outcome.FAILED else "done"
+        self.reporter.stage_finished(stage.name, path_id, outcome, result.summary, seconds, details)
+        for event, message in result.notify:
+            record(self.layout, event, message=message, path=path_id)
+            self._notify(event, message)
+
+    def _block(self, stage: Stage, path_id: str | None, blocked: Blocked, *, seconds: float) -> None:
+        document = Blocker(stage=stage.name, what=blocked.what, why=blocked.why, ways_on=blocked.ways_on)
+        write_atomic(self.layout.document(names.BLOCKER), render(document))
+        record(self.layout, "blocker", stage=stage.name, path=path_id, what=blocked.what, why=blocked.why)
+        self.reporter.stage_finished(stage.name, path_id, "blocked", blocked.what, seconds, (blocked.why,))
+        self._notify("blocker", f"{self.layout.slug}: {blocked.what}: {blocked.why}")
+
+    def _notify(self, event: str, message: str) -> None:
+        for failure in self.notify(event, message):
+            record(self.layout, "notification_failed", event=event, failure=failure)
+            self.reporter.note(f"notification {event} was not sent: {failure}")
+
+    def _blocker_stage(self) -> str | None:
+        from ml_intern_cli.stages.base import read_document
+
+        if not self.layout.document(names.BLOCKER).is_file():
+            return None
+        return read_document(self.layout, Blocker, names.BLOCKER).stage
+
+    def _digests(self, stage: Stage, path_id: str | None) -> dict[str, Digest]:
+        refs: list[Ref] = [ref.of(path_id) for ref in stage.reads]
+        found = {str(ref): digest(self.layout, ref) for ref in refs}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def _differ(before: dict[str, Digest], now: dict[str, Digest]) -> bool:
+    return {key: one.sha256 for key, one in before.items()} != {key: one.sha256 for key, one in now.items()}
+
+
+def _is_past(stage: str, until: str) -> bool:
+    order = list(STAGES)
+    return order.index(stage) > order.index(until)
+
+
+def _first_unready(state: RunState, stage: Stage, path_id: str | None) -> StageStatus | None:
+    """The first stage before ``stage`` (for that path, or any) that is not settled."""
+    for status in state.stages:
+        if status.stage == stage.name:
+            return None
+        concerns = path_id is None or status.path_id in {None, path_id}
+        if concerns and not status.is_settled:
+            return status
+    return None

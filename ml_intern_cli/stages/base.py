@@ -1,0 +1,232 @@
+"""What a stage is, what it is given, and what it gives back.
+
+A stage reads documents and returns documents. It never prints, reads the environment, looks at the
+clock or writes state: the pipeline (``ml_intern_cli.runs``) does that around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from ml_intern_cli.documents.layout import RunLayout, path_folder
+from ml_intern_cli.documents.model import Model
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ml_intern_cli.access import HubAccess
+    from ml_intern_cli.brains.protocol import Brain, Overrides, Question
+    from ml_intern_cli.executors.process import Finished
+
+D = TypeVar("D", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Something a stage reads: a document (or a named part of it), a file, or files by pattern.
+
+    ``{path}`` stands for the path's folder, ``{id}`` for its id.
+    """
+
+    name: str
+    part: str | None = None
+
+    def of(self, path_id: str | None) -> Ref:
+        """This reference for one path."""
+        if path_id is None:
+            return self
+        return Ref(fill(self.name, path_id), None if self.part is None else fill(self.part, path_id))
+
+    def __str__(self) -> str:
+        return self.name if self.part is None else f"{self.name}#{self.part}"
+
+
+def fill(text: str, path_id: str | None) -> str:
+    """``{path}/model.py`` → ``path-a/model.py``."""
+    if path_id is None:
+        return text
+    return text.replace("{path}", path_folder(path_id)).replace("{id}", path_id)
+
+
+class Outcome(StrEnum):
+    """How a stage ended."""
+
+    DONE = "done"
+    FAILED = "failed"  # the path failed; its documents say how
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a stage gives back.
+
+    Attributes:
+        summary: One line for the terminal and the receipt.
+        documents: Run-relative name → document, which the pipeline renders and writes in this order.
+        files: Run-relative name → text of programs and configurations, written before the documents.
+        details: Further lines, shown under a failure.
+        notify: Events and their messages.
+    """
+
+    outcome: Outcome = Outcome.DONE
+    summary: str
+    documents: Mapping[str, Model] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
+    notify: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a stage's outputs on disk say. Both are ``None`` when all is well."""
+
+    missing: str | None = None  # what is not there yet, or does not reach its end
+    failed: str | None = None  # the outputs are complete and say that the path failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        reads: Inputs; a change makes the stage stale.
+        writes: Outputs, run-relative with ``{path}``; the stage is done when they exist and parse.
+        check: What else must hold of the outputs, for stages that can stop half-way.
+        verdict: Why the outputs say that the path failed, or ``None``; parses them.
+        skip: Says why there is nothing to do, or ``None``.
+        partial: What an interrupted run of the stage leaves and the next one goes on from; set aside
+            when an input has changed since.
+        keeps_edits: Outputs that the user edited are kept when the stage is redone: they are code.
+    """
+
+    name: str
+    title: str  # what it does, for help and status
+    reads: tuple[Ref, ...]
+    writes: tuple[str, ...]
+    run: Callable[[StageContext], StageResult]
+    per_path: bool = False
+    partial: tuple[str, ...] = ()
+    keeps_edits: bool = False
+    check: Callable[[RunLayout, str | None], Check] | None = None
+    verdict: Callable[[RunLayout, str], str | None] | None = None
+    skip: Callable[[RunLayout], str | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """Caps that options gave; ``None``: the default."""
+
+    max_paths: int | None = None
+    max_retries: int | None = None
+    token_budget: int | None = None  # over all paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where long work stands. Times are in seconds."""
+
+    stage: str
+    what: str
+    path_id: str | None = None
+    done: int | None = None
+    total: int | None = None
+    loss: float | None = None
+    tokens_per_s: float | None = None
+    left_s: float | None = None
+    budget_left_s: float | None = None
+
+
+class Compute(Protocol):
+    """The only door to spending compute: checked before, counted during, stopped at the limit."""
+
+    def remaining_s(self) -> float:
+        """Seconds left under the cap of BUDGET.md."""
+        ...
+
+    def run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        what: str,
+        cwd: Path,
+        limit_s: float,
+        path_id: str | None = None,
+        stdout: Path | None = None,
+        stderr: Path | None = None,
+        on_tick: Callable[[float], None] | None = None,
+        reserved: bool = False,
+    ) -> Finished:
+        """Run a program for at most ``limit_s`` seconds and never past the cap.
+
+        ``reserved``: the plan set its time aside (judging), so it is counted but not held up by a cap
+        that training used to the last second.
+
+        Raises:
+            Blocked: nothing is left to spend.
+        """
+        ...
+
+
+class Memory(Protocol):
+    """What a stage must know again when it was killed half-way. Forgotten when the stage is done."""
+
+    def recall(self, key: str) -> str | None:
+        """What was remembered, or ``None``."""
+        ...
+
+    def remember(self, key: str, value: str) -> None:
+        """Write it down now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What a stage is given.
+
+    Attributes:
+        request: The sentence, for the stage that reads it first.
+        overrides: What options said, for the same stage; options win over the sentence.
+        caps: Caps that options gave, for the first BUDGET.md.
+        ask: Puts bundled questions to the user; ``None`` when nobody is there.
+        cwd: Where relative paths of the user start.
+    """
+
+    layout: RunLayout
+    path_id: str | None
+    request: str
+    overrides: Overrides
+    caps: Caps
+    brain: Brain
+    compute: Compute
+    memory: Memory
+    hub: HubAccess
+    ask: Callable[[tuple[Question, ...]], dict[str, str]] | None
+    report: Callable[[Progress], None]
+    now: Callable[[], datetime]
+    cwd: Path
+
+    @property
+    def path(self) -> str:
+        """The id of the path this stage works on."""
+        assert self.path_id is not None, "only stages per path may ask"  # noqa: S101, an invariant
+        return self.path_id
+
+    def read(self, kind: type[D], name: str) -> D:
+        """A document of the run, parsed.
+
+        Raises:
+            InvalidDocument: it does not parse, or is not there.
+        """
+        return read_document(self.layout, kind, name)
+
+
+def read_document(layout: RunLayout, kind: type[D], name: str) -> D:
+    """A document of a run, parsed. Raises InvalidDocument."""
+    from ml_intern_cli.documents.registry import load
+
+    document = load(layout.document(name), source=name)
+    assert isinstance(document, kind), f"{name} holds a {type(document).__name__}"  # noqa: S101, an invariant
+    return document

@@ -1,0 +1,101 @@
+"""Measuring this machine: the path's own train.py on a few real steps, per micro-batch and precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_intern_cli.documents.layout import TRAIN_PY
+from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
+from ml_intern_cli.errors import Blocked
+from ml_intern_cli.stages.base import StageContext
+from ml_intern_cli.stages.judging import tail_of
+
+_MICRO_BATCH_TOKENS = (2048, 4096, 8192, 16384)
+_WORTH_IT = 1.05  # a larger micro-batch or another precision must be that much faster
+_STARTUP_ALLOWANCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What was measured for one path. Rates are in tokens per second."""
+
+    micro_batch: int
+    precision: Precision
+    tokens_per_s: float
+    eval_tokens_per_s: float
+    checkpoint_s: float
+    startup_s: float
+    listed: str  # all measurements, for the plan's sources
+
+
+def micro_batches(seq_len: int, sequences: int) -> tuple[int, ...]:
+    """Micro-batches worth measuring: divisors of the step's sequences, of 2k to 16k tokens each."""
+    wanted = {min(sequences, max(1, tokens // seq_len)) for tokens in _MICRO_BATCH_TOKENS}
+    return tuple(sorted(size for size in wanted if sequences % size == 0)) or (sequences,)
+
+
+def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float) -> Speed:
+    """Time training steps of a provisional path.
+
+    Raises:
+        Blocked: no budget is left, or not even the smallest micro-batch fits into memory.
+    """
+    folder = context.layout.scratch / f"calibrate-{path.id}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    files = context.brain.implement(path, plan)
+    config = json.loads(files["train_config.json"]) | {"data_dir": str(context.layout.data)}
+    files |= {"train_config.json": json.dumps(config)}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    sizes = micro_batches(plan.seq_len, path.micro_batch * path.accumulation)
+    argv = (
+        sys.executable, TRAIN_PY, "--calibrate", "calibration.json", "--seconds", f"{seconds:.1f}",
+        "--micro-batches", ",".join(map(str, sizes)), "--precisions", "fp32,bf16",
+    )  # fmt: skip
+    context.compute.run(
+        argv,
+        what=f"calibration of path {path.id}",
+        cwd=folder,
+        limit_s=seconds + _STARTUP_ALLOWANCE_S,
+        stderr=folder / "stderr",
+    )
+    speed = _read(folder, plan)
+    shutil.rmtree(folder, ignore_errors=True)
+    return speed
+
+
+def _read(folder: Path, plan: Plan) -> Speed:
+    try:
+        answer = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        answer = {"results": []}
+    results = answer["results"]
+    if not results:
+        tail = tail_of(folder / "stderr", lines=1) or "out of memory"
+        raise Blocked(
+            f"a model of {plan.params_planned:,} parameters could not be trained for one step here",
+            why=tail,
+            ways_on=("use fewer parameters: --params", "use a machine with more memory or a GPU"),
+        )
+    # In order of size, fp32 first: something larger or rounder has to be clearly faster.
+    best = results[0]
+    for one in results[1:]:
+        if one["tokens_per_s"] > _WORTH_IT * best["tokens_per_s"]:
+            best = one
+    listed = ", ".join(
+        f"{one['tokens_per_s']:,.0f} with {one['precision']} × {one['micro_batch']}" for one in results
+    )
+    return Speed(
+        micro_batch=int(best["micro_batch"]),
+        precision=Precision(best["precision"]),
+        tokens_per_s=float(best["tokens_per_s"]),
+        eval_tokens_per_s=float(answer["eval_tokens_per_s"]),
+        checkpoint_s=float(answer["checkpoint_s"]),
+        startup_s=float(answer["startup_s"]),
+        listed=listed,
+    )

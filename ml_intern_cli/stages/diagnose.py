@@ -1,0 +1,179 @@
+"""diagnose: a failed path's files → POSTMORTEM.md and, budget allowing, a retry path in PLAN.md.
+
+Symptom → root cause → fix. The brain proposes from evidence that was read here; whether a retry
+starts is decided by the caps. Spends nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.documents.budget import Budget
+from ml_intern_cli.documents.layout import (
+    BUDGET,
+    LAST_CHECKPOINT,
+    PLAN,
+    POSTMORTEM,
+    SMOKE,
+    TASK,
+    TRAIN_STDERR,
+    VERIFY,
+    RunLayout,
+    path_folder,
+)
+from ml_intern_cli.documents.model import Model, Scalar
+from ml_intern_cli.documents.plan import PathPlan, Plan
+from ml_intern_cli.documents.postmortem import Postmortem
+from ml_intern_cli.documents.smoke import Smoke
+from ml_intern_cli.documents.task import Task
+from ml_intern_cli.documents.verify import Verify
+from ml_intern_cli.quantities import format_duration
+from ml_intern_cli.stages.base import D, Ref, Stage, StageContext, StageResult, read_document
+from ml_intern_cli.stages.judging import tail_of
+from ml_intern_cli.stages.train import ENDED, last_checkpoint, read_json
+
+if TYPE_CHECKING:
+    from ml_intern_cli.brains.protocol import Evidence
+
+_LEAST_RETRY_S = 10.0  # under this a retry would fail for want of time
+
+
+def run(context: StageContext) -> StageResult:
+    """Find the cause and, if there is a fix and room for it, plan the retry."""
+    plan = context.read(Plan, PLAN)
+    path = plan.path(context.path)
+    remaining_s = _remaining_s(context, plan)
+    evidence = _evidence(context, path, remaining_s)
+    diagnosis = context.brain.diagnose(evidence)
+    changes = _within_token_caps(context, path, diagnosis.changes)
+    refusal = _refusal(context, plan, path, changes, remaining_s)
+    retry = None if refusal else _retry(plan, path, changes, remaining_s)
+    postmortem = Postmortem(
+        path=path.id,
+        failed_stage=evidence.failed_stage,
+        cause=diagnosis.cause,
+        symptom=diagnosis.symptom,
+        root_cause=diagnosis.root_cause,
+        fix=diagnosis.fix if refusal is None else f"{diagnosis.fix} — no retry: {refusal}",
+        changes=dict(changes),
+        retry=retry.id if retry else None,
+    )
+    documents: dict[str, Model] = {}
+    if retry is not None:
+        documents[PLAN] = plan.model_copy(update={"paths": (*plan.paths, retry)})
+    documents[f"{path_folder(path.id)}/{POSTMORTEM}"] = postmortem
+    if retry is None:
+        notify = ("path_failed", f"{context.layout.slug}: path {path.id} dropped: {diagnosis.cause}")
+    else:
+        notify = ("retry", f"{context.layout.slug}: path {retry.id} retries {path.id}: {diagnosis.fix}")
+    what_now = f"retry {retry.id}: {diagnosis.fix}" if retry else f"dropped: {refusal}"
+    return StageResult(
+        summary=f"{diagnosis.cause} → {what_now}",
+        documents=documents,
+        notify=(notify,),
+    )
+
+
+def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evidence:
+    from ml_intern_cli.brains.protocol import Evidence
+
+    layout = context.layout
+    smoke = _optional(layout, Smoke, path.id, SMOKE)
+    verify = _optional(layout, Verify, path.id, VERIFY)
+    if smoke is not None and not smoke.passed:
+        failed_stage = "smoke"
+    elif read_json(layout.path(path.id, ENDED)).get("failed"):
+        failed_stage = "train"
+    else:
+        failed_stage = "verify"
+    return Evidence(
+        path=path,
+        failed_stage=failed_stage,
+        smoke=smoke,
+        verify=verify if failed_stage == "verify" else None,
+        last=last_checkpoint(layout, path.id) or None,
+        exit_code=read_json(layout.path(path.id, ENDED)).get("exit_code"),
+        stderr_tail=tail_of(layout.path(path.id, TRAIN_STDERR), lines=40),
+        log_tail=tail_of(layout.path(path.id, "train.log"), lines=20),
+        remaining_s=remaining_s,
+    )
+
+
+def _remaining_s(context: StageContext, plan: Plan) -> float:
+    """What the caps leave for a retry: not what siblings that have yet to train were promised."""
+    promised = sum(
+        other.slice_s
+        for other in plan.paths
+        if other.id != context.path and not context.layout.path(other.id, LAST_CHECKPOINT).is_file()
+        and not context.layout.path(other.id, POSTMORTEM).is_file()
+    )  # fmt: skip
+    return context.compute.remaining_s() - promised
+
+
+def _refusal(
+    context: StageContext, plan: Plan, path: PathPlan, changes: Mapping[str, Scalar], remaining_s: float
+) -> str | None:
+    """Why there is no retry, or None."""
+    budget = context.read(Budget, BUDGET)
+    origin = path.retry_of or path.id
+    used = sum(
+        other.retry_of is not None and _origin(plan, other) == _origin(plan, path) for other in plan.paths
+    )
+    if not changes:
+        return (
+            f"no deterministic fix; edit {path_folder(path.id)}/ and run: ml-intern run {context.layout.slug}"
+        )
+    if used >= budget.max_retries_per_path:
+        return f"{used} of {budget.max_retries_per_path} retries of path {origin} are used"
+    if remaining_s < _LEAST_RETRY_S:
+        return f"{format_duration(max(0.0, remaining_s))} of compute is left"
+    return None
+
+
+def _within_token_caps(
+    context: StageContext, path: PathPlan, changes: Mapping[str, Scalar]
+) -> dict[str, Scalar]:
+    """The changes without more training than was asked for: a fix never widens the task or the budget."""
+    task, budget = context.read(Task, TASK), context.read(Budget, BUDGET)
+    is_capped = (task.tokens, task.steps, budget.token_budget) != (None, None, None)
+    if is_capped and int(changes.get("steps", path.steps)) > path.steps:
+        return {name: value for name, value in changes.items() if name not in {"steps", "warmup_steps"}}
+    return dict(changes)
+
+
+def _origin(plan: Plan, path: PathPlan) -> str:
+    while path.retry_of is not None:
+        path = plan.path(path.retry_of)
+    return path.id
+
+
+def _retry(plan: Plan, path: PathPlan, changes: Mapping[str, Scalar], remaining_s: float) -> PathPlan:
+    """The failed path with the fix applied, under the next free id."""
+    origin = _origin(plan, path)
+    number = 2 + sum(other.retry_of is not None and _origin(plan, other) == origin for other in plan.paths)
+    fields = path.model_dump() | {"slice_s": min(path.slice_s, remaining_s)} | dict(changes)
+    return PathPlan.model_validate(fields | {"id": f"{origin}{number}", "retry_of": path.id})
+
+
+def _optional(layout: RunLayout, kind: type[D], path_id: str, name: str) -> D | None:
+    return (
+        read_document(layout, kind, f"{path_folder(path_id)}/{name}")
+        if layout.path(path_id, name).is_file()
+        else None
+    )
+
+
+STAGE = Stage(
+    name="diagnose",
+    title="explain a failed path, and retry it with the fix",
+    reads=(
+        Ref(f"{{path}}/{SMOKE}"),
+        Ref(f"{{path}}/{VERIFY}"),
+        Ref(f"{{path}}/{LAST_CHECKPOINT}"),
+        Ref(f"{{path}}/{ENDED}"),
+    ),
+    writes=(f"{{path}}/{POSTMORTEM}",),
+    run=run,
+    per_path=True,
+)

@@ -1,0 +1,79 @@
+"""Starting the judge: a fresh interpreter that gets files and answers with a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ml_intern_cli.documents.model import Model
+from ml_intern_cli.errors import MlInternError
+from ml_intern_cli.stages.base import StageContext
+
+if TYPE_CHECKING:
+    from ml_intern_cli.executors.process import Finished
+
+M = TypeVar("M", bound=Model)
+_TAIL_LINES = 12
+
+
+def judge(
+    context: StageContext, kind: type[M], action: str, *arguments: str, limit_s: float
+) -> tuple[M | None, Finished, str]:
+    """Run ``python -m ml_intern_cli.judge ACTION …`` on the path.
+
+    Returns:
+        The verdicts, or ``None`` when the judged code kept the judge from reaching any (it hung,
+        exited, or took the process down); how the process ended; and the tail of its stderr.
+
+    Raises:
+        MlInternError: the answer cannot be read.
+    """
+    layout = context.layout
+    answer = layout.scratch / f"{action}-{context.path}.json"
+    errors = layout.scratch / f"{action}-{context.path}.stderr"
+    layout.scratch.mkdir(parents=True, exist_ok=True)
+    for old in (answer, errors):
+        old.unlink(missing_ok=True)
+    argv = (
+        sys.executable, "-m", "ml_intern_cli.judge", action,
+        "--path", str(layout.path(context.path)), "--data", str(layout.data),
+        "--out", str(answer), *arguments,
+    )  # fmt: skip
+    finished = context.compute.run(
+        argv,
+        what=action,
+        cwd=layout.scratch,
+        limit_s=limit_s,
+        path_id=context.path,
+        stderr=errors,
+        reserved=True,
+    )
+    tail = tail_of(errors)
+    if not answer.is_file():
+        return None, finished, tail
+    try:
+        return kind.model_validate_json(answer.read_text(encoding="utf-8")), finished, tail
+    except ValueError as error:
+        raise MlInternError(f"the judge's answer {answer} cannot be read: {error}") from error
+
+
+def how_it_ended(finished: Finished) -> str:
+    """A phrase for a judge that gave no answer."""
+    if finished.out_of_time:
+        return f"no answer within {finished.seconds:.0f} s"
+    if finished.exit_code < 0:
+        return f"the process was killed by signal {-finished.exit_code}"
+    return f"the process exited with code {finished.exit_code} before any verdict"
+
+
+def tail_of(path: Path, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a text file; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16_384))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,86 @@
+"""smoke: the path's programs → SMOKE.md, before a second of training is spent.
+
+Reads model.py and config.json as they are on disk; the judge decides. Spends seconds of compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ml_intern_cli.documents.layout import CONFIG, MANIFEST, MODEL_PY, PLAN, SMOKE, RunLayout, path_folder
+from ml_intern_cli.documents.model import Verdict
+from ml_intern_cli.documents.plan import Plan
+from ml_intern_cli.documents.smoke import ProbeResult, Smoke
+from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
+from ml_intern_cli.stages.judging import how_it_ended, judge
+
+_LIMIT_S = 180.0
+_LIMIT_S_PER_PARAM = 6e-7  # a minute more per 100M parameters
+
+
+def run(context: StageContext) -> StageResult:
+    """Have the path smoked."""
+    plan = context.read(Plan, PLAN)
+    path = plan.path(context.path)
+    smoke, finished, tail = judge(
+        context,
+        Smoke,
+        "smoke",
+        "--target-params", str(plan.params_target),
+        "--num-threads", str(path.num_threads),
+        limit_s=_LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM,
+    )  # fmt: skip
+    if smoke is None:
+        smoke = _no_answer(context.path, plan, how_it_ended(finished), tail, finished.seconds)
+    failed = [probe for probe in smoke.probes if probe.verdict is Verdict.FAIL]
+    count = f"{len(smoke.probes) - len(failed)} of {len(smoke.probes)} probes"
+    drift = (
+        f"{smoke.params:,} parameters ({smoke.params / plan.params_target - 1:+.1%}), "
+        if smoke.params
+        else ""
+    )
+    folder = path_folder(path.id)
+    result = StageResult(
+        summary=f"{drift}{count}, {smoke.seconds:.0f} s",
+        documents={f"{folder}/{SMOKE}": smoke},
+        notify=(("code_ready", f"{context.layout.slug}: path {path.id} passed smoke"),),
+    )
+    if not failed:
+        return result
+    go_on = f"{folder}/{SMOKE} · fix {folder}/{MODEL_PY} and run: ml-intern run {context.layout.slug}"
+    return replace(
+        result,
+        outcome=Outcome.FAILED,
+        details=(*(f"{probe.name}: {probe.detail or probe.measured}" for probe in failed), go_on),
+        notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {failed[0].name}"),),
+    )
+
+
+def _no_answer(path_id: str, plan: Plan, ended: str, tail: str, seconds: float) -> Smoke:
+    last = tail.splitlines()[-1] if tail else "nothing on stderr"
+    probe = ProbeResult(
+        name="judge-answered",
+        measured=ended,
+        threshold="all verdicts reached",
+        verdict=Verdict.FAIL,
+        detail=f"{ended}; {last}",
+    )
+    return Smoke(
+        path=path_id, params=None, params_target=plan.params_target, seconds=seconds, probes=(probe,)
+    )
+
+
+def _verdict(layout: RunLayout, path_id: str) -> str | None:
+    smoke = read_document(layout, Smoke, f"{path_folder(path_id)}/{SMOKE}")
+    return ", ".join(probe.name for probe in smoke.probes if probe.verdict is Verdict.FAIL) or None
+
+
+STAGE = Stage(
+    name="smoke",
+    title="judge the untrained model",
+    reads=(Ref(f"{{path}}/{MODEL_PY}"), Ref(f"{{path}}/{CONFIG}"), Ref(PLAN, "target"), Ref(MANIFEST)),
+    writes=(f"{{path}}/{SMOKE}",),
+    run=run,
+    per_path=True,
+    verdict=_verdict,
+)

@@ -1,0 +1,206 @@
+"""train: the path's train.py under the watchdog → checkpoints and logs.
+
+Resumes from the last checkpoint; the pipeline sets aside what was made from other inputs. Spends up
+to the path's compute slice, and stops there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ml_intern_cli.documents.layout import (
+    BEST_CHECKPOINT,
+    CONFIG,
+    EVAL_PY,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    METRICS,
+    MODEL_PY,
+    PLAN,
+    TRAIN_CONFIG,
+    TRAIN_PY,
+    TRAIN_STDERR,
+    RunLayout,
+    path_folder,
+)
+from ml_intern_cli.documents.plan import PathPlan, Plan
+from ml_intern_cli.errors import StorageFailed
+from ml_intern_cli.stages.base import (
+    Check,
+    Outcome,
+    Progress,
+    Ref,
+    Stage,
+    StageContext,
+    StageResult,
+)
+from ml_intern_cli.stages.judging import tail_of
+
+ENDED = "ckpts/ended.json"
+LOGS = ("train.log", TRAIN_STDERR, "eval.log", "gen_samples.log", METRICS)
+_STARTUP_S = 30.0  # import, compile and a last checkpoint come on top of the slice, inside the cap
+_TIME_LIMIT = "time limit"  # the reason in ckpts/last.json when the slice is spent
+
+
+def run(context: StageContext) -> StageResult:
+    """Train the path, or go on with it."""
+    plan = context.read(Plan, PLAN)
+    path = plan.path(context.path)
+    folder = context.layout.path(path.id)
+    watch = _Watch(context, plan, path, folder / METRICS)
+    finished = context.compute.run(
+        (sys.executable, TRAIN_PY),
+        what="training",
+        cwd=folder,
+        limit_s=path.slice_s
+        - float(last_checkpoint(context.layout, path.id).get("elapsed_s", 0.0))
+        + _STARTUP_S,
+        path_id=path.id,
+        stderr=folder / TRAIN_STDERR,
+        on_tick=watch.tick,
+    )
+    last = last_checkpoint(context.layout, path.id)
+    if finished.out_of_time and last.get("status") == "stopped":
+        ended = _ended(path.id, reason=None, exit_code=finished.exit_code)
+    elif _is_over(last):
+        ended = {}
+    else:
+        return _failure(context, path, last, finished.exit_code)
+    loss = f"loss {watch.loss:.3f} · " if watch.loss is not None else ""
+    early = "" if last["status"] == "done" else f" · stopped early: {last.get('reason')}"
+    return StageResult(
+        summary=f"{last['step']:,} of {path.steps:,} steps · {loss}{last['tokens'] / 1e6:.2f}M tokens{early}",
+        files=ended,
+    )
+
+
+def last_checkpoint(layout: RunLayout, path_id: str) -> dict[str, Any]:
+    """ckpts/last.json; empty when there is none or it cannot be read."""
+    return read_json(layout.path(path_id, LAST_CHECKPOINT))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that a program of the path wrote; empty when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class _Watch:
+    """Follows metrics.jsonl while the program runs."""
+
+    def __init__(self, context: StageContext, plan: Plan, path: PathPlan, metrics: Path) -> None:
+        self._context = context
+        self._plan = plan
+        self._path = path
+        self._metrics = metrics
+        self.loss: float | None = None
+
+    def tick(self, _elapsed_s: float) -> None:
+        """Report where training stands."""
+        row = _last_step(self._metrics)
+        if row is None:
+            return
+        self.loss = row["loss"]
+        left = self._path.steps - row["step"]
+        rate = row.get("tokens_per_s") or self._path.measured_tokens_per_s
+        self._context.report(
+            Progress(
+                stage="train",
+                what="steps",
+                path_id=self._path.id,
+                done=row["step"],
+                total=self._path.steps,
+                loss=row["loss"],
+                tokens_per_s=row.get("tokens_per_s"),
+                left_s=left * self._plan.tokens_per_step(self._path) / rate,
+                budget_left_s=max(0.0, self._context.compute.remaining_s()),
+            )
+        )
+
+
+def _last_step(metrics: Path) -> dict[str, Any] | None:
+    for line in reversed(tail_of(metrics, lines=20).splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the line being written now
+        if isinstance(row, dict) and isinstance(row.get("loss"), float):
+            return row
+    return None
+
+
+def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], exit_code: int) -> StageResult:
+    """A failed path; its cause is in ckpts/last.json, or only in how the program ended."""
+    tail = tail_of(context.layout.path(path.id, TRAIN_STDERR))
+    _raise_if_disk_full(context, tail)
+    reason = str(last.get("reason")) if last.get("status") == "failed" else _crash(exit_code, tail)
+    return StageResult(
+        outcome=Outcome.FAILED,
+        summary=f"failed at step {last.get('step', 0)}: {reason}",
+        files=_ended(path.id, reason=reason, exit_code=exit_code),
+        details=(*tail.splitlines()[-3:], f"{path_folder(path.id)}/{TRAIN_STDERR}"),
+        notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {reason}"),),
+    )
+
+
+def _raise_if_disk_full(context: StageContext, tail: str) -> None:
+    """A full disk is no fault of the path: nothing is written down, and training goes on later."""
+    if "No space left on device" in tail:
+        raise StorageFailed(
+            f"the disk is full: {context.layout.path(context.path)} could not take a checkpoint",
+            hint=f"free some; then training goes on: ml-intern run {context.layout.slug}",
+        )
+
+
+def _crash(exit_code: int, tail: str) -> str:
+    if exit_code < 0:
+        return f"killed by signal {-exit_code}"
+    last = tail.splitlines()[-1] if tail else "nothing on stderr"
+    return f"exit code {exit_code}: {last}"
+
+
+def _ended(path_id: str, *, reason: str | None, exit_code: int) -> dict[str, str]:
+    """ckpts/ended.json: how training ended when ckpts/last.json alone does not say."""
+    text = json.dumps({"failed": reason, "exit_code": exit_code})
+    return {f"{path_folder(path_id)}/{ENDED}": text + "\n"}
+
+
+def _is_over(last: dict[str, Any]) -> bool:
+    status = last.get("status")
+    return status == "done" or (status == "stopped" and last.get("reason") == _TIME_LIMIT)
+
+
+def _check(layout: RunLayout, path_id: str | None) -> Check:
+    assert path_id is not None  # noqa: S101, a stage per path
+    last = last_checkpoint(layout, path_id)
+    ended = read_json(layout.path(path_id, ENDED))
+    if ended.get("failed"):
+        return Check(failed=str(ended["failed"]))
+    if (_is_over(last) or ended) and layout.path(path_id, BEST_CHECKPOINT).is_file():
+        return Check()
+    return Check(missing=f"training is at step {last.get('step', 0)}")
+
+
+STAGE = Stage(
+    name="train",
+    title="train under the watchdog",
+    reads=(
+        Ref(f"{{path}}/{MODEL_PY}"),
+        Ref(f"{{path}}/{CONFIG}"),
+        Ref(f"{{path}}/{TRAIN_CONFIG}"),
+        Ref(f"{{path}}/{TRAIN_PY}"),
+        Ref(f"{{path}}/{EVAL_PY}"),
+        Ref(MANIFEST),
+    ),
+    writes=(),
+    run=run,
+    per_path=True,
+    partial=tuple(f"{{path}}/{name}" for name in (*LOGS, "ckpts")),
+    check=_check,
+)

@@ -1,0 +1,117 @@
+"""verify: checkpoint, data and logs → VERIFY.md, the six checks recomputed by the judge.
+
+Reads the artifact on disk; a log is a claim to be checked. Spends seconds to minutes of compute.
+"""
+
+from __future__ import annotations
+
+from ml_intern_cli.documents.layout import (
+    BEST_CHECKPOINT,
+    CONFIG,
+    LAST_CHECKPOINT,
+    MANIFEST,
+    METRICS,
+    MODEL_PY,
+    PLAN,
+    TRAIN_STDERR,
+    VERIFY,
+    RunLayout,
+    path_folder,
+)
+from ml_intern_cli.documents.manifest import Manifest
+from ml_intern_cli.documents.model import Verdict
+from ml_intern_cli.documents.plan import PathPlan, Plan
+from ml_intern_cli.documents.verify import Judgement, Verify
+from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
+from ml_intern_cli.stages.judging import how_it_ended, judge
+
+_LIMIT_S = 240.0
+_LIMIT_S_PER_PARAM = 6e-6  # ten minutes more per 100M parameters
+_CHECKS = 6
+
+
+def run(context: StageContext) -> StageResult:
+    """Have the path verified."""
+    plan = context.read(Plan, PLAN)
+    path = plan.path(context.path)
+    verify, finished, tail = judge(
+        context,
+        Verify,
+        "verify",
+        "--planned-tokens", str(plan.tokens(path)),
+        "--target-params", str(plan.params_target),
+        "--seed", str(path.seed),
+        "--num-threads", str(path.num_threads),
+        limit_s=_LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM,
+    )  # fmt: skip
+    if verify is None:
+        last = tail.splitlines()[-1] if tail else "nothing on stderr"
+        verify = _no_answer(plan, path, f"{how_it_ended(finished)}; {last}")
+    name = f"{path_folder(path.id)}/{VERIFY}"
+    failed = {title: one for title, one in verify.judgements.items() if one.verdict is Verdict.FAIL}
+    return StageResult(
+        outcome=Outcome.FAILED if failed else Outcome.DONE,
+        summary=_summary(context, verify, failed),
+        documents={name: verify},
+        details=tuple(f"{title}: {one.reason}" for title, one in failed.items())
+        + ((name,) if failed else ()),
+        notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {next(iter(failed))}"),)
+        if failed
+        else (),
+    )
+
+
+def _summary(context: StageContext, verify: Verify, failed: dict[str, Judgement]) -> str:
+    loss = "" if verify.final_eval_loss is None else f", eval {verify.final_eval_loss:.3f}"
+    manifest = context.layout.document(MANIFEST)
+    floor = Manifest.model_validate_json(manifest.read_text(encoding="utf-8")).loss_floor
+    known = "" if floor is None or not loss else f" (floor {floor:.3f})"
+    return f"{_CHECKS - len(failed)} of {_CHECKS}{loss}{known}"
+
+
+def _no_answer(plan: Plan, path: PathPlan, why: str) -> Verify:
+    failed = Judgement(verdict=Verdict.FAIL, reason=f"not judged: {why}")
+    return Verify(
+        samples=(),
+        generation=failed,
+        final_train_loss=None,
+        final_eval_loss=None,
+        plausible_low=0.0,
+        plausible_high=0.0,
+        loss=failed,
+        eval_train_gap=None,
+        tracks=failed,
+        planned_tokens=plan.tokens(path),
+        consumed_tokens=0,
+        data=failed,
+        stderr_findings=(),
+        stderr=failed,
+        target_params=plan.params_target,
+        actual_params=0,
+        params=failed,
+    )
+
+
+def _verdict(layout: RunLayout, path_id: str) -> str | None:
+    return read_document(layout, Verify, f"{path_folder(path_id)}/{VERIFY}").first_failure
+
+
+STAGE = Stage(
+    name="verify",
+    title="judge the trained model",
+    reads=(
+        Ref(f"{{path}}/{MODEL_PY}"),
+        Ref(f"{{path}}/{CONFIG}"),
+        Ref(f"{{path}}/{LAST_CHECKPOINT}"),
+        Ref(f"{{path}}/{BEST_CHECKPOINT}"),
+        Ref("{path}/ckpts/*/model.safetensors"),
+        Ref(f"{{path}}/{METRICS}"),
+        Ref(f"{{path}}/{TRAIN_STDERR}"),
+        Ref(PLAN, "path:{id}"),
+        Ref(MANIFEST),
+    ),
+    writes=(f"{{path}}/{VERIFY}",),
+    run=run,
+    per_path=True,
+    verdict=_verdict,
+)

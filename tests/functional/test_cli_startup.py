@@ -1,0 +1,87 @@
+"""The program starts light, and leaves quietly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "transformers", "datasets", "anthropic", "httpx", "huggingface_hub", "numpy", "apprise"}
+REPORT = """
+import json, sys
+from ml_intern_cli.__main__ import main
+code = main(json.loads(sys.argv[1]))
+sys.stdout.flush()
+print(json.dumps({"code": code, "modules": sorted(sys.modules)}), file=sys.stderr)
+"""
+
+
+def _modules_after(*arguments: str) -> tuple[int, set[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    facts = json.loads(done.stderr.splitlines()[-1])
+    return facts["code"], set(facts["modules"])
+
+
+@pytest.fixture
+def started_run(tmp_path: Path) -> Path:
+    """A run that was restated, made by the program itself."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ml_intern_cli",
+            "restate",
+            "implement DeepSeek-V3 at 1M",
+            "--runs-dir",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return tmp_path / done.stdout.strip()
+
+
+def test_help_loads_nothing_heavy_and_not_even_rich_or_pydantic():
+    code, modules = _modules_after("--help")
+    assert code == 0
+    assert not modules & (HEAVY | {"rich", "pydantic", "jinja2", "markdown_it"})
+
+
+def test_status_loads_nothing_heavy(started_run):
+    code, modules = _modules_after("status", str(started_run))
+    assert code == 0
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["blueprints"], ["doctor"]])
+def test_looking_around_loads_nothing_heavy(arguments, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, modules = _modules_after(*arguments)
+    assert code == 0
+    assert not modules & (HEAVY - {"numpy"})
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    program = subprocess.Popen(
+        [sys.executable, "-m", "ml_intern_cli", "size", "deepseek-v3", "5M"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert program.stdout
+    program.stdout.close()
+    assert program.stderr
+    said = program.stderr.read()
+    program.stderr.close()
+    assert program.wait(timeout=60) == 0
+    assert said == b""

@@ -1,0 +1,117 @@
+"""The main job, from a sentence to a published folder, at its smallest honest size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml_intern_cli.documents.registry import DOCUMENTS, load
+from ml_intern_cli.documents.verify import Verify
+from tests.loopback_hub import LoopbackHub
+from tests.small_runs import GOOD_SENTENCE, SLUG, copy_run, ml_intern, states
+
+
+def test_every_document_is_there_and_parses(good_run: Path) -> None:
+    names = {"TASK.md", "BUDGET.md", "RESEARCH.md", "PLAN.md", "EXPERIMENTS.md", "RESULTS.md", "PUBLISHED.md"}
+    assert names <= {path.name for path in good_run.glob("*.md")}
+    for document in good_run.rglob("*.md"):
+        if document.name in DOCUMENTS and "published" not in document.parts:
+            load(document)
+
+
+def test_all_six_verdicts_pass_and_stand_in_the_layout_that_others_read(good_run: Path) -> None:
+    text = (good_run / "path-a" / "VERIFY.md").read_text()
+    verify = load(good_run / "path-a" / "VERIFY.md")
+    assert isinstance(verify, Verify)
+    assert verify.passed
+    assert text.count("VERDICT: pass") >= 6
+    assert "VERDICT: fail" not in text
+
+
+def test_the_log_holds_every_step_once(good_run: Path) -> None:
+    lines = (good_run / "path-a" / "train.log").read_text().splitlines()
+    last = json.loads((good_run / "path-a" / "ckpts" / "last.json").read_text())
+    assert [int(line.split()[0].removeprefix("step=")) for line in lines] == list(range(1, last["step"] + 1))
+
+
+def test_every_second_of_compute_is_counted(good_run: Path) -> None:
+    spent = [
+        line.split("=")[1].strip()
+        for line in (good_run / "BUDGET.md").read_text().splitlines()
+        if line.startswith("gpu_min_used")
+    ]
+    rows = [json.loads(line) for line in (good_run / "events.jsonl").read_text().splitlines()]
+    counted = sum(row["data"]["seconds"] for row in rows if row["event_type"] == "spend")
+    assert float(spent[0]) == pytest.approx(counted / 60, abs=0.01)
+    assert counted > 20
+
+
+def test_the_published_folder_loads_in_a_fresh_process(good_run: Path) -> None:
+    folder = next((good_run / "published").iterdir())
+    completed = subprocess.run(
+        [sys.executable, "load_test.py"], cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.splitlines()[-1].startswith("load test passed")
+
+
+def test_the_same_sentence_again_finds_nothing_to_do(good_run: Path, runs_dir: Path) -> None:
+    run = copy_run(good_run, runs_dir)
+    before = {path: path.read_bytes() for path in run.rglob("*.md")}
+    answer = ml_intern("run", GOOD_SENTENCE, "--json", runs_dir=runs_dir)
+    assert answer.code == 0, answer.err
+    assert answer.json["done"] is True
+    assert {path: path.read_bytes() for path in run.rglob("*.md")} == before
+    assert [path.name for path in runs_dir.iterdir()] == [SLUG]
+
+
+def test_new_starts_another_run_of_the_same_sentence(good_run: Path, runs_dir: Path) -> None:
+    copy_run(good_run, runs_dir)
+    answer = ml_intern("run", GOOD_SENTENCE, "--slug", SLUG, "--new", "--until", "clarify", runs_dir=runs_dir)
+    assert answer.code == 0, answer.err
+    assert sorted(path.name for path in runs_dir.iterdir()) == [SLUG, f"{SLUG}-2"]
+
+
+def test_without_a_token_publishing_to_the_hub_blocks_with_two_ways_on(
+    good_run: Path, runs_dir: Path
+) -> None:
+    run = copy_run(good_run, runs_dir)
+    answer = ml_intern("publish", SLUG, "--publish", "hub", runs_dir=runs_dir, env={"HF_HUB_OFFLINE": ""})
+    assert answer.code == 3
+    blocker = (run / "BLOCKER.md").read_text()
+    assert "HF_TOKEN" in blocker
+    assert "--publish folder" in blocker
+    again = ml_intern("publish", SLUG, "--publish", "folder", runs_dir=runs_dir)
+    assert again.code == 0, again.err
+    assert not (run / "BLOCKER.md").exists()
+
+
+def test_a_checkpoint_touched_after_verification_is_verified_again(good_run: Path, runs_dir: Path) -> None:
+    run = copy_run(good_run, runs_dir)
+    best = json.loads((run / "path-a" / "ckpts" / "best.json").read_text())
+    weights = run / "path-a" / "ckpts" / best["dir"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x80\x7f")
+    assert states(ml_intern("status", SLUG, "--json", runs_dir=runs_dir).json)["verify a"] == "stale"
+
+
+def test_publishing_to_a_hub_loads_the_model_back_from_it(good_run: Path, runs_dir: Path) -> None:
+    run = copy_run(good_run, runs_dir)
+    with LoopbackHub() as hub:
+        hub.fail("POST /api/repos/create", status=503)
+        surroundings = {"HF_HUB_OFFLINE": "", **hub.environ}
+        answer = ml_intern("publish", SLUG, "--publish", "hub", runs_dir=runs_dir, env=surroundings)
+        assert answer.code == 0, answer.err
+        published = (run / "PUBLISHED.md").read_text()
+        name = next(line.split()[-1] for line in published.splitlines() if line.startswith("- name:"))
+        assert {"model.safetensors", "config.json", "README.md", "VERIFY.md"} <= hub.files(
+            f"me/{name}"
+        ).keys()
+    assert "load test passed" in published
+    for path in run.rglob("*"):
+        if path.is_file():
+            assert hub.token.encode() not in path.read_bytes(), path
+    assert hub.token not in answer.out + answer.err

@@ -1,0 +1,151 @@
+"""Progress: lines without a terminal, a live view on one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from ml_intern_cli.cli.reporter import (
+    LineReporter,
+    LiveReporter,
+    QuietReporter,
+    clock_time,
+    make_reporter,
+    progress_text,
+)
+from ml_intern_cli.cli.terminal import ASCII, UNICODE, Terminal
+from ml_intern_cli.stages.base import Progress
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def _lines(stream: io.StringIO) -> list[str]:
+    return stream.getvalue().splitlines()
+
+
+def test_progress_reads_as_designed():
+    progress = Progress(
+        stage="train",
+        what="train",
+        path_id="a",
+        done=412,
+        total=590,
+        loss=2.31,
+        tokens_per_s=11_800,
+        left_s=32,
+        budget_left_s=192,
+    )
+    text = progress_text(progress, [4.0, 3.0, 2.5, 2.31, 2.31], UNICODE)
+    assert text == "412/590  loss 2.31 █▄▂▁▁  11.8k tok/s  0:32 left  budget 3:12"
+
+
+def test_progress_of_unknown_length_says_what_it_does():
+    assert (
+        progress_text(Progress(stage="plan", what="tokenising", done=1234), [], ASCII) == "tokenising  1,234"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03"), (-4, "0:00")])
+def test_clock_times(seconds, text):
+    assert clock_time(seconds) == text
+
+
+def test_lines_tell_start_and_finish_of_every_stage():
+    stream = io.StringIO()
+    reporter = LineReporter(Terminal(stream, {}), clock=Clock())
+    reporter.run_opened("my-run", Path.home() / "ml-intern-runs/my-run", "a task")
+    reporter.stage_started("smoke", "a")
+    reporter.stage_finished("smoke", "a", "done", "11 of 11 probes", 12.0, ())
+    reporter.stage_finished("train", "a", "failed", "loss is not finite", 1.0, ("lower the learning rate",))
+    assert _lines(stream) == [
+        "my-run · ~/ml-intern-runs/my-run",
+        "",
+        " ▸ smoke a      started",
+        " ✓ smoke a      11 of 11 probes · 12 s",
+        " ✗ train a      loss is not finite",
+        "                lower the learning rate",
+    ]
+
+
+def test_lines_tell_progress_at_most_every_ten_seconds_and_ten_percent():
+    stream, clock = io.StringIO(), Clock()
+    reporter = LineReporter(Terminal(stream, {}), clock=clock)
+    reporter.stage_started("train", "a")
+    for second in range(1, 101):  # 1 % per second
+        clock.now_s += 1
+        reporter.progress(Progress(stage="train", what="train", path_id="a", done=second, total=100))
+    assert [line.split()[-1] for line in _lines(stream)[1:]] == [
+        f"{share}/100" for share in range(10, 101, 10)
+    ]
+
+
+def test_lines_give_a_sign_of_life_each_minute_when_little_moves():
+    stream, clock = io.StringIO(), Clock()
+    reporter = LineReporter(Terminal(stream, {}), clock=clock)
+    reporter.stage_started("train", "a")
+    for second in range(180):
+        clock.now_s += 1
+        reporter.progress(Progress(stage="train", what="train", path_id="a", done=second, total=100_000))
+    assert len(_lines(stream)) == 1 + 3
+
+
+def test_no_escape_codes_reach_a_stream_that_is_no_terminal():
+    stream = io.StringIO()
+    reporter = make_reporter(Terminal(stream, {}), quiet=False)
+    reporter.stage_started("plan", None)
+    reporter.stage_finished("plan", None, "blocked", "no data", 0.1, ())
+    assert "\x1b" not in stream.getvalue()
+    assert " ! plan" in stream.getvalue()
+
+
+def test_the_live_view_draws_in_place_and_leaves_one_line_per_stage(make_screen):
+    screen = make_screen()
+    reporter = make_reporter(Terminal(screen, {}), quiet=False)
+    assert isinstance(reporter, LiveReporter)
+    reporter.stage_started("train", "a")
+    reporter.progress(Progress(stage="train", what="train", path_id="a", done=1, total=2, loss=3.0))
+    reporter.note("a note")
+    reporter.stage_finished("train", "a", "done", "2 steps", 0.5, ())
+    assert "1/2  loss 3.00" in screen.text
+    assert "\x1b[2K" in screen.text  # a drawn line was erased
+    assert screen.text.endswith("2 steps\n")
+
+
+def test_the_live_view_leaves_the_screen_to_a_question(make_screen):
+    screen = make_screen()
+    reporter = LiveReporter(Terminal(screen, {}), clock=Clock())
+    reporter.stage_started("clarify", None)
+    with reporter.paused():
+        before = screen.text
+        reporter.progress(Progress(stage="clarify", what="asking"))
+        assert screen.text == before
+    reporter.close()
+
+
+def test_the_live_view_without_colour_sets_no_colour(make_screen):
+    screen = make_screen("ascii")
+    reporter = LiveReporter(Terminal(screen, {"NO_COLOR": "1"}), clock=Clock())
+    reporter.stage_started("train", "a")
+    reporter.stage_finished("train", "a", "done", "fine", 0.5, ())
+    assert "\x1b[3" not in screen.text
+    assert screen.text.endswith(" + train a      fine\n")
+
+
+def test_quiet_says_nothing_but_knows_the_run():
+    stream = io.StringIO()
+    reporter = make_reporter(Terminal(stream, {}), quiet=True)
+    assert type(reporter) is QuietReporter
+    reporter.run_opened("my-run", Path("/runs/my-run"), "a task")
+    reporter.stage_started("plan", None)
+    reporter.progress(Progress(stage="plan", what="x"))
+    reporter.stage_finished("plan", None, "done", "x", 1.0, ())
+    reporter.note("x")
+    assert reporter.slug == "my-run"
+    assert stream.getvalue() == ""

@@ -1,0 +1,258 @@
+"""Each planted defect fails the probe that is there for it; sound models pass them all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import judged_path
+import pytest
+
+from ml_intern_cli.documents.model import Verdict
+from ml_intern_cli.documents.smoke import ProbeResult, Smoke
+from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters
+from ml_intern_cli.judge.probes import PROBES
+from ml_intern_cli.judge.smoke import smoke
+
+ATTENTION = "x = x + self.attention(self.norm_1(x))"
+FINAL_NORM = "self.norm = nn.LayerNorm(config.hidden_size)"
+LOGITS = "return self.lm_head(self.norm(x))"
+CROSS_ENTROPY = "cross_entropy = functional.cross_entropy(self(input_ids).flatten(0, 1), targets.flatten())"
+BLOCKS = "nn.ModuleList(Block(config) for _ in range(config.num_layers))"
+TIE = "self.lm_head.weight = self.embed_tokens.weight"
+INPUT = "x = self.embed_tokens(input_ids) + self.positions.weight[: input_ids.shape[1]]"
+UNPOSITIONED = (INPUT, "x = self.embed_tokens(input_ids) + 0 * self.positions.weight[: input_ids.shape[1]]")
+
+DEFECTS = {
+    "no-mask": ("causality", [("is_causal=True", "is_causal=False")]),
+    "mean-over-time": ("causality", [(ATTENTION, f"{ATTENTION} + x.mean(dim=1, keepdim=True)")]),
+    "mean-over-time-in-train-mode": (
+        "causality",
+        [(ATTENTION, f"{ATTENTION}\n        x = x - x.mean(dim=1, keepdim=True) if self.training else x")],
+    ),
+    "looks-one-ahead": (
+        "causality",
+        [(LOGITS, "return self.lm_head(self.norm(x + 0.1 * torch.roll(x, -1, dims=1)))")],
+    ),
+    "depends-on-length": ("causality", [(LOGITS, "return self.lm_head(self.norm(x) / x.shape[1])")]),
+    "batch-norm": (
+        "batch-independence",
+        [
+            (FINAL_NORM, "self.norm = nn.BatchNorm1d(config.hidden_size)"),
+            (LOGITS, "return self.lm_head(self.norm(x.flatten(0, 1)).view_as(x))"),
+        ],
+    ),
+    "batch-mean": (
+        "batch-independence",
+        [(LOGITS, "return self.lm_head(self.norm(x - 0.5 * x.mean(dim=0, keepdim=True)))")],
+    ),
+    "no-attention": ("context-use", [(ATTENTION, "x = x + 0 * self.attention(self.norm_1(x))")]),
+    "unused-layer": ("gradients", [(FINAL_NORM, f"{FINAL_NORM}\n        self.spare = nn.Linear(4, 4)")]),
+    "frozen": ("gradients", [(TIE, f"{TIE}\n        self.positions.weight.requires_grad_(False)")]),
+    "detached": ("gradients", [("x = block(x)", "x = x + block(x).detach()")]),
+    "dead-expert": (
+        "gradients",
+        [("self.router(flat)).max(dim=-1)", "self.router(flat))[:, :-1].max(dim=-1)")],
+    ),
+    "wide-initialisation": ("initial-loss", [("std=0.02", "std=0.6")]),
+    "dropout-in-eval": (
+        "determinism",
+        [(LOGITS, "return self.lm_head(functional.dropout(self.norm(x), 0.1))")],
+    ),
+    "labels-not-shifted": ("objective", [(CROSS_ENTROPY, CROSS_ENTROPY.replace("targets", "input_ids"))]),
+    "auxiliary-loss-in-the-log": ("objective", [(CROSS_ENTROPY, f"{CROSS_ENTROPY} + 0.1")]),
+    "loss-of-the-wrong-sign": (
+        "overfit-one-batch",
+        [("return cross_entropy, cross_entropy", "return -cross_entropy, cross_entropy")],
+    ),
+    "transposed": ("forward-shape", [(LOGITS, f"{LOGITS}.transpose(1, 2)")]),
+    "one-position": ("forward-shape", [(LOGITS, f"{LOGITS}[:, -1:]")]),
+    "not-a-number": ("forward-shape", [(LOGITS, f"{LOGITS} * float('nan')")]),
+    "raises": ("forward-shape", [(LOGITS, "raise ValueError('no')")]),
+    "exits": ("forward-shape", [(LOGITS, "raise SystemExit(0)")]),
+    "layers-in-a-plain-list": (
+        "param-count",
+        [(BLOCKS, "[Block(config) for _ in range(config.num_layers)]")],
+    ),
+    "layer-in-a-plain-list": (
+        "save-load",
+        [
+            (TIE, f"{TIE}\n        self.further = [nn.Linear(config.hidden_size, config.hidden_size)]"),
+            (LOGITS, "return self.lm_head(self.norm(x) + self.further[0](x))"),
+        ],
+    ),
+    "unsaved-tensor": (
+        "save-load",
+        [
+            (TIE, f"{TIE}\n        self.shift = torch.randn(config.hidden_size)"),
+            (LOGITS, "return self.lm_head(self.norm(x) + self.shift.to(x))"),
+        ],
+    ),
+    "untied": ("param-count", [(TIE, "")]),
+    "import-error": ("instantiate", [("import torch\n", "import torch\nimport no_such_library\n")]),
+    "exits-at-import": ("instantiate", [("import torch\n", "import torch\nraise SystemExit(0)\n")]),
+    "no-such-class": ("instantiate", [("class MiniGPT(nn.Module)", "class MaxiGPT(nn.Module)")]),
+    "syntax-error": ("compile", [("x = block(x)", "x = block(x")]),
+}
+
+SOUND = {
+    "as-it-is": [],
+    "no-loss-method": [("def loss(", "def unused(")],
+    "tuple": [
+        ("return self.lm_head(self.norm(x))", "return self.lm_head(self.norm(x)), None"),
+        ("self(input_ids).flatten(0, 1)", "self(input_ids)[0].flatten(0, 1)"),
+    ],
+    "dropout-in-training": [
+        (LOGITS, "return self.lm_head(functional.dropout(self.norm(x), 0.1, self.training))")
+    ],
+    "zero-initialised-output": [
+        (
+            "                nn.init.normal_(parameter, std=0.02)",
+            (
+                "                nn.init.normal_(parameter, std=0.02)\n"
+                "        for block in self.blocks:\n"
+                "            nn.init.zeros_(block.attention.out.weight)\n"
+                "            nn.init.zeros_(block.experts.down)"
+            ),
+        )
+    ],
+    "needs-float32": [("x = block(x)", "x = block(x.float())")],
+    "bias-that-the-model-updates": [
+        (TIE, f"{TIE}\n        self.bias = nn.Parameter(torch.zeros(4), requires_grad=False)"),
+        (
+            "    def loss(",
+            "    def after_optimizer_step(self) -> None:\n        self.bias += 1\n\n    def loss(",
+        ),
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def params(data: Path, vocab_size: int, tmp_path_factory: pytest.TempPathFactory) -> int:
+    path = judged_path.write_path(tmp_path_factory.mktemp("sound"), **sizes(vocab_size))
+    return count_parameters(Artifact(path).build(seed=0))
+
+
+def sizes(vocab_size: int) -> dict[str, int]:
+    return {"vocab_size": vocab_size, "hidden_size": 48, "num_layers": 2}
+
+
+def run(path: Path, data: Path, params: int) -> Smoke:
+    return smoke(path, data_dir=data, target_params=params, progress=lambda _: None)
+
+
+def probe(result: Smoke, name: str) -> ProbeResult:
+    return next(probe for probe in result.probes if probe.name == name)
+
+
+@pytest.mark.parametrize("variant", SOUND)
+def test_sound_model_passes_every_probe(
+    variant: str, tmp_path: Path, data: Path, vocab_size: int, params: int
+) -> None:
+    path = judged_path.write_path(tmp_path, *SOUND[variant], **sizes(vocab_size))
+
+    result = run(path, data, params)
+
+    assert [str(probe) for probe in result.probes if probe.verdict is Verdict.FAIL] == []
+    assert [probe.name for probe in result.probes] == [probe.name for probe in PROBES]
+    assert result.path == "a"
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_defect_fails_its_probe(
+    defect: str, tmp_path: Path, data: Path, vocab_size: int, params: int
+) -> None:
+    name, edits = DEFECTS[defect]
+    path = judged_path.write_path(tmp_path, *edits, **sizes(vocab_size))
+
+    failed = probe(run(path, data, params), name)
+
+    assert failed.verdict is Verdict.FAIL
+    assert not failed.detail.startswith("not run")
+    assert "usual causes" in failed.detail
+
+
+def test_order_blind_model_fails_context_use(tmp_path: Path, data: Path, vocab_size: int) -> None:
+    path = judged_path.write_path(tmp_path, UNPOSITIONED, vocab_size=vocab_size, hidden_size=48, num_layers=1)
+
+    assert "blind to their order" in probe(run(path, data, 1), "context-use").detail
+
+
+def test_leak_names_the_token_that_moved_and_the_one_that_moved_it(
+    tmp_path: Path, data: Path, vocab_size: int, params: int
+) -> None:
+    path = judged_path.write_path(tmp_path, ("is_causal=True", "is_causal=False"), **sizes(vocab_size))
+
+    detail = probe(run(path, data, params), "causality").detail
+
+    assert "moved the logits of token" in detail
+    assert "allowed" in detail
+    assert "a mask missing in one attention branch" in detail
+
+
+def test_dead_expert_is_named(tmp_path: Path, data: Path, vocab_size: int, params: int) -> None:
+    path = judged_path.write_path(tmp_path, *DEFECTS["dead-expert"][1], **sizes(vocab_size))
+
+    assert (
+        "blocks.0.experts.up: 1 of 4 experts get no gradient (3)"
+        in probe(run(path, data, params), "gradients").detail
+    )
+
+
+def test_model_that_cannot_be_imported_leaves_the_other_probes_not_run(
+    tmp_path: Path, data: Path, vocab_size: int
+) -> None:
+    path = judged_path.write_path(tmp_path, *DEFECTS["import-error"][1], **sizes(vocab_size))
+
+    result = run(path, data, 100)
+
+    assert result.params is None
+    assert "No module named 'no_such_library' (model.py:" in probe(result, "instantiate").detail
+    assert "not run" in probe(result, "causality").detail
+    assert not result.passed
+
+
+def test_size_off_by_more_than_its_tolerance_fails(
+    tmp_path: Path, data: Path, vocab_size: int, params: int
+) -> None:
+    path = judged_path.write_path(tmp_path, **sizes(vocab_size))
+
+    assert probe(run(path, data, int(params / 1.02)), "param-count").verdict is Verdict.PASS
+    assert probe(run(path, data, int(params / 1.04)), "param-count").verdict is Verdict.FAIL
+
+
+def test_model_does_not_see_its_own_directory_on_the_import_path(
+    tmp_path: Path, data: Path, vocab_size: int
+) -> None:
+    path = judged_path.write_path(tmp_path, ("import torch\n", "import torch\nimport beside\n"))
+    (path / "beside.py").write_text("")
+
+    with pytest.raises(Unusable, match="No module named 'beside'"):
+        Artifact(path).build(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "config.json cannot be read"),
+        ("[]", "config.json holds a list"),
+        ("{}", "no _model_class"),
+        (json.dumps({"_model_class": "Attention"}), "no class AttentionConfig"),
+        (json.dumps({"_model_class": "MiniGPT", "hidden_size": -1}), "raised"),
+    ],
+)
+def test_bad_config_is_a_reason_and_not_a_crash(content: str, reason: str, tmp_path: Path) -> None:
+    path = judged_path.write_path(tmp_path)
+    (path / "config.json").write_text(content)
+
+    with pytest.raises(Unusable, match=reason):
+        Artifact(path).build(seed=0)
+
+
+def test_probe_names_are_unique_and_every_probe_is_explained() -> None:
+    assert len({probe.name for probe in PROBES}) == len(PROBES)
+    for described in PROBES:
+        assert described.meaning
+        assert described.threshold
+        assert described.threshold_source
+        assert described.usual_causes

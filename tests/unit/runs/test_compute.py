@@ -1,0 +1,60 @@
+"""No program starts without budget, and every second is counted in two places."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ml_intern_cli.documents.budget import Budget, render
+from ml_intern_cli.documents.layout import RunLayout
+from ml_intern_cli.documents.registry import load
+from ml_intern_cli.errors import Blocked
+from ml_intern_cli.executors.process import LocalExecutor
+from ml_intern_cli.runs.compute import BudgetedCompute
+from ml_intern_cli.runs.events import record, spent_s
+
+
+def _compute(root: Path, *, cap_s: float, used_min: float = 0.0) -> BudgetedCompute:
+    layout = RunLayout(root)
+    budget = Budget(compute_cap=cap_s / 3600, scale_ceiling=1_000_000, gpu_min_used=used_min)
+    layout.document("BUDGET.md").write_text(render(budget))
+    return BudgetedCompute(layout, LocalExecutor(root / "child.json"))
+
+
+def _sleep(compute: BudgetedCompute, root: Path, seconds: float, *, limit_s: float = 60.0) -> float:
+    argv = (sys.executable, "-c", f"import time; time.sleep({seconds})")
+    return compute.run(argv, what="a test", cwd=root, limit_s=limit_s, path_id="a").seconds
+
+
+def test_a_spent_budget_blocks_before_anything_starts(tmp_path: Path) -> None:
+    compute = _compute(tmp_path, cap_s=60, used_min=1.0)
+    with pytest.raises(Blocked, match=r"1\.0 of 1\.0 minutes") as blocked:
+        compute.run((sys.executable, "-c", "open('ran', 'w')"), what="a test", cwd=tmp_path, limit_s=60)
+    assert any("--time-budget" in way for way in blocked.value.ways_on)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_program_is_stopped_at_the_cap_and_not_at_its_own_limit(tmp_path: Path) -> None:
+    seconds = _sleep(_compute(tmp_path, cap_s=3.0), tmp_path, 60)
+    assert 3.0 <= seconds < 3.0 * 1.05 + 10
+
+
+def test_what_was_spent_stands_in_the_log_and_in_the_budget(tmp_path: Path) -> None:
+    seconds = _sleep(_compute(tmp_path, cap_s=60), tmp_path, 1.0)
+    assert spent_s(RunLayout(tmp_path)) == {"a": pytest.approx(seconds, abs=0.01)}
+    budget = load(tmp_path / "BUDGET.md")
+    assert isinstance(budget, Budget)
+    assert budget.gpu_min_used == pytest.approx(seconds / 60, abs=0.001)
+
+
+@pytest.mark.parametrize("forgotten", ["BUDGET.md", "events.jsonl"])
+def test_forgetting_one_of_the_two_records_buys_nothing(tmp_path: Path, forgotten: str) -> None:
+    compute = _compute(tmp_path, cap_s=600, used_min=5.0)
+    record(RunLayout(tmp_path), "spend", path="a", seconds=300.0, what="a test")
+    if forgotten == "BUDGET.md":
+        compute = _compute(tmp_path, cap_s=600, used_min=0.0)
+    else:
+        (tmp_path / "events.jsonl").unlink()
+    assert compute.remaining_s() == pytest.approx(300.0, abs=0.1)
