@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import judged_path
 import pytest
 import torch
 
 from ml_intern_cli.documents.verify import Verify
+from tests import judged_path
 
 
 @pytest.fixture(scope="session", autouse=True)

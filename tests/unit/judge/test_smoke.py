@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import judged_path
 import pytest
 
 from ml_intern_cli.documents.model import Verdict
@@ -13,6 +12,7 @@ from ml_intern_cli.documents.smoke import ProbeResult, Smoke
 from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters
 from ml_intern_cli.judge.probes import PROBES
 from ml_intern_cli.judge.smoke import smoke
+from tests import judged_path
 
 ATTENTION = "x = x + self.attention(self.norm_1(x))"
 FINAL_NORM = "self.norm = nn.LayerNorm(config.hidden_size)"

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import judged_path
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from ml_intern_cli.judge.artifact import Artifact
 from ml_intern_cli.judge.checks.consumption import judge_consumption
 from ml_intern_cli.judge.checks.stderr import judge_stderr
 from ml_intern_cli.judge.records import Records
+from tests import judged_path
 
 PLANNED = 300 * 1024
 
