@@ -217,7 +217,11 @@ class RunService:
         return True
 
     def _layout_for(self, wanted: str, request: str, options: RunOptions) -> RunLayout:
-        """The run of this sentence, or a free slug for it: the same sentence again resumes its run."""
+        """The run of this sentence, whatever its slug, or a free slug for a new one."""
+        if not options.new and not options.slug:
+            same = [layout for layout in self._layouts() if _request_or_damaged(layout) == request]
+            if same:
+                return max(same, key=_last_change)
         for slug in _numbered(wanted):
             layout = RunLayout((self._runs_dir / slug).absolute())
             if not layout.root.exists() or not any(layout.root.iterdir()):
