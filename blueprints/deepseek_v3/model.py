@@ -29,6 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 # The kernels of autograd itself; they have no public name.
@@ -94,12 +95,17 @@ class DeepseekV3Config:
 
 
 def is_plain_cpu(x: Tensor) -> bool:
-    """Whether the hand-written kernels apply: a CPU, and arithmetic in the precision of the weights.
+    """Whether the hand-written kernels apply: on a CPU, where no compiler is at work.
 
     They save passes over memory, which is what a small model on a CPU spends its time on besides
     matrix products. Elsewhere the same mathematics is left to PyTorch's kernels and compiler.
     """
-    return x.is_cpu and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return x.is_cpu and not torch.compiler.is_compiling()
+
+
+# Under autocast, what a hand-written kernel takes is cast before and its gradients are cast back by autograd.
+in_autocast_precision = custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+as_in_forward = custom_bwd(device_type="cpu")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -112,17 +118,20 @@ class _RMSNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Normalises ``x`` (N, H)."""
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        """Normalises ``x`` (N, H), in the weight's precision; under autocast the result is in that one's."""
+        wide = x.to(weight.dtype)
+        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (N, 1)
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        return torch.mul(wide * scale, weight, out=torch.empty_like(x, dtype=dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """With r = scale: dw = sum(g * x * r) over rows, dx = g * w * r - x * r**3 * mean(g * x * w)."""
         x, weight, scale = ctx.saved_tensors
+        x, grad = x.to(weight.dtype), grad.to(weight.dtype)
         product = grad * x
         grad_weight = product.t().mv(scale.squeeze(1))
         shift = product.mv(weight).unsqueeze(1) * scale.pow(3).div_(-x.shape[-1])  # (N, 1)
@@ -250,6 +259,7 @@ class _CausalAttention(torch.autograd.Function):
     BLOCK = 64  # queries; shorter blocks skip more but multiply less efficiently
 
     @staticmethod
+    @in_autocast_precision
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attends with scaled queries and keys (B * A, T, D) to values (B * A, T, D')."""
         out = torch.empty_like(value)
@@ -263,6 +273,7 @@ class _CausalAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @as_in_forward
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of queries, keys and values, block by block as in the forward pass."""
@@ -349,6 +360,7 @@ class _SegmentedSwiGLU(torch.autograd.Function):
     """SwiGLU networks on a CPU, one per segment of the rows, which stays cached from step to step."""
 
     @staticmethod
+    @in_autocast_precision
     def forward(ctx: Any, rows: Tensor, gate_up: Tensor, down: Tensor, counts: list[int]) -> Tensor:
         """Maps the ``counts[e]`` rows of segment e, of ``rows`` (S, H), by ``gate_up[e]`` and ``down[e]``.
 
@@ -371,6 +383,7 @@ class _SegmentedSwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @as_in_forward
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Gradients of the rows and of every matrix; zero for an expert without rows."""
@@ -489,6 +502,7 @@ class _Combine(torch.autograd.Function):
     """Sums the K rows of each token by weight, gathered and not scattered."""
 
     @staticmethod
+    @in_autocast_precision
     def forward(
         ctx: Any, rows: Tensor, weights: Tensor, choice_of_row: Tensor, row_of_choice: Tensor
     ) -> Tensor:
@@ -497,6 +511,7 @@ class _Combine(torch.autograd.Function):
         return F.embedding_bag(row_of_choice, rows, per_sample_weights=weights, mode="sum")
 
     @staticmethod
+    @as_in_forward
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Maps the gradient of tokens (N, H) to those of rows and weights."""
@@ -641,25 +656,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
     CHUNK = 512  # tokens; each chunk passes over the whole gradient of the weight
 
     @staticmethod
+    @in_autocast_precision
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of ``targets`` (N,) under the logits ``hidden @ weight.T`` (N, H), (V, H)."""
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        total = hidden.new_zeros(())
+        wide = torch.promote_types(weight.dtype, torch.float32)  # of probabilities, and of sums over chunks
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=wide)
+        total = grad_weight.new_zeros(())
         chunks = zip(
             *(x.split(_LinearCrossEntropy.CHUNK) for x in (hidden, targets, grad_hidden)), strict=True
         )
         for part, target, grad_part in chunks:
-            probabilities = F.softmax(part @ weight.t(), dim=-1)
+            probabilities = F.softmax(part @ weight.t(), dim=-1, dtype=wide)
             chosen = probabilities.gather(1, target.unsqueeze(1))
             # A probability that underflows to zero would be an infinite loss.
             total -= chosen.clamp_(min=torch.finfo(chosen.dtype).tiny).log_().sum()
             grad_logits = probabilities.scatter_add_(1, target.unsqueeze(1), -torch.ones_like(chosen))
+            grad_logits = grad_logits.to(weight.dtype)
             torch.mm(grad_logits, weight, out=grad_part)
-            grad_weight.addmm_(grad_logits.t(), part)
+            grad_weight += grad_logits.t() @ part
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total / len(targets)
 
     @staticmethod
+    @as_in_forward
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """Scales what the forward pass left."""
