@@ -11,14 +11,14 @@ from ml_intern_cli.cli.views import list_lines, status_lines
 @command("status", panel=Panel.RUNS, examples=("ml-intern status implement-deepseek-v3-at-1m",))
 def status(session: Session, target: opt.SlugArgument) -> int:
     """Show each stage: done, stale (and why), failed, blocked; and the next command."""
-    session.show(session.runs.status(target), status_lines)
+    session.show(session.index.status(target), status_lines)
     return 0
 
 
 @command("list", panel=Panel.RUNS)
 def list_runs(session: Session) -> int:
     """List all runs, the latest first."""
-    session.show(session.runs.list(), list_lines, key="runs")
+    session.show(session.index.list(), list_lines, key="runs")
     return 0
 
 
@@ -27,7 +27,7 @@ def show(session: Session, target: opt.SlugArgument) -> int:
     """Tell the story of one run: documents, curves, verdicts."""
     from ml_intern_cli.cli.story import read_story, story_lines
 
-    session.show(read_story(session.runs.find(target)), story_lines)
+    session.show(read_story(session.index.find(target)), story_lines)
     return 0
 
 

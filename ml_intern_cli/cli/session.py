@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.brains.protocol import Question
     from ml_intern_cli.cli.reporter import QuietReporter
     from ml_intern_cli.cli.settings import Settings
+    from ml_intern_cli.runs.index import RunIndex
     from ml_intern_cli.runs.service import RunService
 
 T = TypeVar("T")
@@ -48,13 +49,18 @@ class Session:
         return make_reporter(self.err, quiet=self.options.quiet)
 
     @cached_property
+    def index(self) -> RunIndex:
+        """All runs of the chosen directory, to look at."""
+        from ml_intern_cli.runs.index import RunIndex
+
+        return RunIndex(self.settings.runs_dir)
+
+    @cached_property
     def runs(self) -> RunService:
-        """All runs of the chosen directory."""
+        """All runs of the chosen directory, to work on."""
         from ml_intern_cli.runs.service import RunService
 
-        return RunService(
-            runs_dir=self.settings.runs_dir, settings=self.settings, reporter=self.reporter, ask=self._ask
-        )
+        return RunService(index=self.index, settings=self.settings, reporter=self.reporter, ask=self._ask)
 
     @property
     def is_headless(self) -> bool:

@@ -10,7 +10,8 @@ from ml_intern_cli.cli.terminal import Terminal, aligned
 from ml_intern_cli.quantities import format_duration
 
 if TYPE_CHECKING:
-    from ml_intern_cli.runs.service import RunListing, RunOutcome, RunStatus
+    from ml_intern_cli.runs.index import RunListing, RunStatus
+    from ml_intern_cli.runs.service import RunOutcome
     from ml_intern_cli.runs.state import StageStatus
 
 _COLORS = {"done": "green", "failed": "red", "stale": "yellow", "started": "yellow", "blocked": "yellow"}

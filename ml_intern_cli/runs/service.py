@@ -1,8 +1,7 @@
-"""What the command line asks of runs: open one, go on with it, look at it, list them all."""
+"""What the command line does to a run: open it or make it, and go on with it."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -13,29 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ml_intern_cli.documents import layout as names
-from ml_intern_cli.documents.blocker import Blocker
-from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.model import PublishTarget, RunMode
 from ml_intern_cli.documents.registry import load, render
-from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import (
     Blocked,
-    InvalidDocument,
     InvalidInput,
     MlInternError,
     NoPathPassed,
     UnknownRun,
 )
-from ml_intern_cli.runs.files import storage_failed, write_atomic
+from ml_intern_cli.runs.files import write_atomic
+from ml_intern_cli.runs.index import RunIndex, load_optional, request_of
 from ml_intern_cli.runs.options import RunOptions
 from ml_intern_cli.runs.reporter import Reporter
-from ml_intern_cli.runs.state import RunState, StageState, StageStatus
-from ml_intern_cli.stages.base import D
+from ml_intern_cli.runs.state import StageStatus
 
 if TYPE_CHECKING:
     from ml_intern_cli.access import HubAccess
     from ml_intern_cli.brains.protocol import Question
+    from ml_intern_cli.documents.blocker import Blocker
     from ml_intern_cli.notify import NotifySettings
     from ml_intern_cli.runs.pipeline import End, Pipeline
 
@@ -50,24 +46,6 @@ class Settings(Protocol):
     def hub(self) -> HubAccess: ...  # noqa: D102
     @property
     def notify(self) -> NotifySettings: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStatus:
-    """Where a run stands."""
-
-    slug: str
-    run_dir: Path
-    request: str
-    stages: tuple[StageStatus, ...]
-    max_paths: int | None
-    paths_launched: int
-    max_retries: int | None
-    retries_used: int
-    budget_cap_min: float | None
-    budget_used_min: float
-    blocker: Blocker | None
-    next: tuple[str, ...]  # commands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,23 +70,11 @@ class RunOutcome:
     next: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunListing:
-    """One line of ``ml-intern list``."""
-
-    slug: str
-    request: str
-    state: str
-    winner: str | None
-    eval_loss: float | None
-    updated_at: datetime
-
-
 class RunService:
-    """All runs under one directory.
+    """Opens runs and works on them.
 
     Args:
-        runs_dir: Where runs are.
+        index: All runs there are.
         settings: Accounts and addresses.
         reporter: Who is told what happens.
         ask: Puts questions to the user; ``None`` when nobody is at the terminal.
@@ -117,17 +83,15 @@ class RunService:
     def __init__(
         self,
         *,
-        runs_dir: Path,
+        index: RunIndex,
         settings: Settings,
         reporter: Reporter,
         ask: Callable[[tuple[Question, ...]], dict[str, str]] | None,
     ) -> None:
-        self._runs_dir = runs_dir
+        self._index = index
         self._settings = settings
         self._reporter = reporter
         self._ask = ask
-
-    # Commands
 
     def run(self, target: str, options: RunOptions) -> RunOutcome:
         """Go from a sentence, or from what a run's files say, to the end.
@@ -140,31 +104,6 @@ class RunService:
     def step(self, target: str, stage: str, options: RunOptions, *, path_id: str | None) -> RunOutcome:
         """Run one stage."""
         return self._work(target, options, lambda pipeline: pipeline.redo(stage, path_id))
-
-    def status(self, target: str) -> RunStatus:
-        """Where a run stands.
-
-        Raises:
-            UnknownRun: there is none.
-            InvalidDocument: documents that do not parse.
-        """
-        return self._status(self.find(target))
-
-    def list(self) -> tuple[RunListing, ...]:
-        """All runs, the latest first. A damaged one is listed as such."""
-        return tuple(sorted(self._listings(), key=lambda one: one.updated_at, reverse=True))
-
-    def find(self, target: str) -> RunLayout:
-        """The run of a slug, or at a path.
-
-        Raises:
-            UnknownRun: there is none; the nearest slugs are named.
-        """
-        for candidate in (self._runs_dir / target, Path(target).expanduser()):
-            if target and target not in {".", ".."} and _is_run(candidate):
-                return RunLayout(candidate.resolve())
-        slugs = [layout.slug for layout in self._layouts()]
-        raise UnknownRun(target, difflib.get_close_matches(target, slugs, n=3, cutoff=0.4))
 
     # Opening a run
 
@@ -197,11 +136,11 @@ class RunService:
         target = target.strip()
         if not target:
             raise InvalidInput("the task is empty", hint='ml-intern run "implement DeepSeek-V3 at 1M"')
-        if not options.new and (self._names_a_run(target)):
-            layout = self.find(target)
-            return layout, _request(layout)
+        if not options.new and self._names_a_run(target):
+            layout = self._index.find(target)
+            return layout, request_of(layout)
         if _looks_like_slug(target):
-            self.find(target)  # raises, with the nearest slugs
+            self._index.find(target)  # raises, with the nearest slugs
         wanted = options.slug or slug_of(target)
         if not _SLUG.match(wanted):
             raise InvalidInput(
@@ -211,26 +150,25 @@ class RunService:
 
     def _names_a_run(self, target: str) -> bool:
         try:
-            self.find(target)
+            self._index.find(target)
         except (UnknownRun, OSError):  # OSError: a sentence can be too long for a file name
             return False
         return True
 
     def _layout_for(self, wanted: str, request: str, options: RunOptions) -> RunLayout:
         """The run of this sentence, whatever its slug, or a free slug for a new one."""
-        if not options.new and not options.slug:
-            same = [layout for layout in self._layouts() if _request_or_damaged(layout) == request]
-            if same:
-                return max(same, key=_last_change)
+        same = None if options.new or options.slug else self._index.latest_of(request)
+        if same is not None:
+            return same
         for slug in _numbered(wanted):
-            layout = RunLayout((self._runs_dir / slug).absolute())
+            layout = RunLayout((self._index.runs_dir / slug).absolute())
             if not layout.root.exists() or not any(layout.root.iterdir()):
                 return layout
-            if not options.new and _request(layout) in {request, ""}:
+            if not options.new and request_of(layout) in {request, ""}:
                 return layout
             if options.slug and not options.new:
                 raise InvalidInput(
-                    f"run {slug} already exists, for: {_request(layout)}",
+                    f"run {slug} already exists, for: {request_of(layout)}",
                     hint=f"go on with it: ml-intern run {slug} · or take another --slug",
                 )
         raise AssertionError("there is always a next number")
@@ -302,35 +240,14 @@ class RunService:
         )
         yield Pipeline(context=context, reporter=self._reporter, notify=notifier.send)
 
-    # Looking at a run
-
-    def _status(self, layout: RunLayout) -> RunStatus:
-        state = RunState(layout)
-        budget = _optional(layout, Budget, names.BUDGET)
-        blocker = _optional(layout, Blocker, names.BLOCKER)
-        return RunStatus(
-            slug=layout.slug,
-            run_dir=layout.root,
-            request=_request(layout),
-            stages=state.stages,
-            max_paths=budget.max_paths if budget else None,
-            paths_launched=budget.paths_launched if budget else 0,
-            max_retries=budget.max_retries_per_path if budget else None,
-            retries_used=budget.retries_used if budget else 0,
-            budget_cap_min=round(budget.compute_cap * 60, 2) if budget else None,
-            budget_used_min=budget.gpu_min_used if budget else 0.0,
-            blocker=blocker,
-            next=_next_commands(layout, state, blocker),
-        )
-
     def _outcome(self, layout: RunLayout, end: End, *, seconds: float) -> RunOutcome:
         from ml_intern_cli.documents.published import Published
         from ml_intern_cli.documents.results import Results
         from ml_intern_cli.runs.pipeline import End
 
-        status = self._status(layout)
-        results = _optional(layout, Results, names.RESULTS)
-        published = _optional(layout, Published, names.PUBLISHED)
+        status = self._index.status_of(layout)
+        results = load_optional(layout, Results, names.RESULTS)
+        published = load_optional(layout, Published, names.PUBLISHED)
         complete = end is End.COMPLETE
         passed = results is not None and results.winner is not None
         if end is End.BLOCKED:
@@ -361,42 +278,11 @@ class RunService:
             next=status.next,
         )
 
-    def _layouts(self) -> Iterator[RunLayout]:
-        try:
-            folders = sorted(self._runs_dir.iterdir()) if self._runs_dir.is_dir() else []
-        except OSError as error:
-            raise storage_failed(error, self._runs_dir) from error
-        yield from (RunLayout(folder) for folder in folders if _is_run(folder))
-
-    def _listings(self) -> Iterator[RunListing]:
-        for layout in self._layouts():
-            updated_at = datetime.fromtimestamp(_last_change(layout), UTC)
-            try:
-                status = self._status(layout)
-                winner, loss = _winner(layout)
-                state = _overall(status)
-            except MlInternError as error:
-                winner, loss, state = None, None, f"unreadable: {error.message.splitlines()[0]}"
-            request = _request_or_damaged(layout)
-            yield RunListing(
-                slug=layout.slug,
-                request=request,
-                state=state,
-                winner=winner,
-                eval_loss=loss,
-                updated_at=updated_at,
-            )
-
 
 def slug_of(request: str) -> str:
     """``Implement DeepSeek-V3 at 1M`` → ``implement-deepseek-v3-at-1m``."""
     words = re.sub(r"[^a-z0-9.]+", "-", request.lower()).strip("-.")
     return words[:_LONGEST_SLUG].rstrip("-.") or "run"
-
-
-def _is_run(folder: Path) -> bool:
-    """A run has a TASK.md, or a BLOCKER.md that says why it has none."""
-    return any((folder / name).is_file() for name in (names.TASK, names.BLOCKER))
 
 
 def _looks_like_slug(target: str) -> bool:
@@ -411,34 +297,6 @@ def _numbered(slug: str) -> Iterator[str]:
         number += 1
 
 
-def _request(layout: RunLayout) -> str:
-    """The sentence of a run; empty when it blocked before it could be restated."""
-    task = _optional(layout, Task, names.TASK)
-    return task.request if task else ""
-
-
-def _request_or_damaged(layout: RunLayout) -> str:
-    try:
-        return _request(layout)
-    except InvalidDocument:
-        return "(TASK.md does not parse)"
-
-
-def _optional(layout: RunLayout, kind: type[D], name: str) -> D | None:
-    if not layout.document(name).is_file():
-        return None
-    document = load(layout.document(name), source=name)
-    return document if isinstance(document, kind) else None
-
-
-def _winner(layout: RunLayout) -> tuple[str | None, float | None]:
-    from ml_intern_cli.documents.results import Results
-
-    results = _optional(layout, Results, names.RESULTS)
-    row = next((row for row in results.rows if row.path_id == results.winner), None) if results else None
-    return (row.path_id, row.final_loss) if row else (None, None)
-
-
 def _edit(layout: RunLayout, name: str, changes: dict[str, object]) -> None:
     document = load(layout.document(name), source=name)
     given = {key: value for key, value in changes.items() if value is not None}
@@ -451,25 +309,3 @@ def _remove_empty(layout: RunLayout) -> None:
     import shutil
 
     shutil.rmtree(layout.root, ignore_errors=True)
-
-
-def _last_change(layout: RunLayout) -> float:
-    return max(path.stat().st_mtime for path in (layout.root, *layout.root.glob("*.md")))
-
-
-def _overall(status: RunStatus) -> str:
-    waiting = next((one for one in status.stages if not one.is_settled), None)
-    if waiting is None:
-        passed = any(one.stage == "verify" and one.state is StageState.DONE for one in status.stages)
-        return "done" if passed else "no path passed"
-    label = waiting.stage + (f" {waiting.path_id}" if waiting.path_id else "")
-    return f"{waiting.state} at {label}"
-
-
-def _next_commands(layout: RunLayout, state: RunState, blocker: Blocker | None) -> tuple[str, ...]:
-    waiting = state.next()
-    if waiting is None:
-        return (f"ml-intern show {layout.slug}",)
-    if waiting.state is StageState.BLOCKED and blocker is not None:
-        return blocker.ways_on
-    return (f"ml-intern run {layout.slug}",)

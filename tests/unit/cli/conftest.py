@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from ml_intern_cli.documents.layout import RunLayout
-from ml_intern_cli.runs import service
+from ml_intern_cli.runs import index, service
+from ml_intern_cli.runs.index import RunListing, RunStatus
 from ml_intern_cli.runs.options import RunOptions
 from ml_intern_cli.runs.reporter import Reporter
-from ml_intern_cli.runs.service import RunListing, RunOutcome, RunStatus
+from ml_intern_cli.runs.service import RunOutcome
 from ml_intern_cli.runs.state import StageState, StageStatus
 
 SLUG = "implement-deepseek-v3-at-1m"
@@ -74,13 +75,14 @@ LISTING = RunListing(
 
 @dataclass
 class ScriptedRuns:
-    """Stands where RunService does."""
+    """Stands where RunIndex and RunService do."""
 
     outcome: RunOutcome = DONE
     listings: tuple[RunListing, ...] = (LISTING,)
     act: Callable[[Reporter], None] = lambda _reporter: None
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     made_with: dict[str, Any] = field(default_factory=dict)
+    runs_dir: Path = Path()
 
     def run(self, target: str, options: RunOptions) -> RunOutcome:
         self.calls.append(("run", target, options))
@@ -99,7 +101,7 @@ class ScriptedRuns:
         return self.listings
 
     def find(self, target: str) -> RunLayout:
-        return RunLayout(self.made_with["runs_dir"] / target)
+        return RunLayout(self.runs_dir / target)
 
 
 @pytest.fixture
@@ -111,6 +113,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> ScriptedRuns:
         scripted.made_with = made_with
         return scripted
 
+    def look(runs_dir: Path) -> ScriptedRuns:
+        scripted.runs_dir = runs_dir
+        return scripted
+
+    monkeypatch.setattr(index, "RunIndex", look)
     monkeypatch.setattr(service, "RunService", make)
     return scripted
 

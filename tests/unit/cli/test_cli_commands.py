@@ -93,12 +93,12 @@ def test_restate_prints_the_slug_alone(runs, capsys):
 
 def test_runs_dir_option_wins_over_the_environment_and_the_default(runs, monkeypatch, tmp_path):
     main(["list"])
-    assert runs.made_with["runs_dir"] == Path.home() / "ml-intern-runs"
+    assert runs.runs_dir == Path.home() / "ml-intern-runs"
     monkeypatch.setenv("ML_INTERN_RUNS_DIR", str(tmp_path / "env"))
     main(["list"])
-    assert runs.made_with["runs_dir"] == tmp_path / "env"
+    assert runs.runs_dir == tmp_path / "env"
     main(["list", "--runs-dir", str(tmp_path / "option")])
-    assert runs.made_with["runs_dir"] == tmp_path / "option"
+    assert runs.runs_dir == tmp_path / "option"
 
 
 def test_the_end_of_a_run_reads_as_designed(runs, capsys):
