@@ -370,7 +370,7 @@ LARGEST = _Anchor(
 
 def tokenizers(params: int) -> list[TokenizerChoice]:
     """Tokenizers for a model of that size, the preferred one first; the last needs no network."""
-    trained = TokenizerChoice(None, 2 ** min(16, max(9, round(math.log2(1024 * (params / 1e6) ** 0.6)))))
+    trained = TokenizerChoice(None, 2 ** min(16, max(10, round(math.log2(1900 * (params / 1e6) ** 0.45)))))
     if params >= 3_000_000_000:
         return [TokenizerChoice("deepseek-ai/DeepSeek-V3", 129280), trained]
     if params >= 50_000_000:

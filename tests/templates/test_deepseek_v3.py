@@ -496,7 +496,7 @@ def test_the_last_tokenizer_needs_no_network() -> None:
     for params in SIZES:
         assert blueprint.tokenizers(params)[-1].hub_id is None
     assert [blueprint.tokenizers(p)[0].vocab_size for p in (10**6, 10**7, 10**8, 10**10)] == [
-        1024,
+        2048,
         4096,
         50257,
         129280,
