@@ -11,7 +11,7 @@ from pathlib import Path
 from ml_intern_cli.documents.layout import TRAIN_PY
 from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
-from ml_intern_cli.stages.base import StageContext
+from ml_intern_cli.stages.base import Progress, StageContext
 from ml_intern_cli.stages.judging import tail_of
 
 _MICRO_BATCH_TOKENS = (2048, 4096, 8192, 16384)
@@ -44,6 +44,7 @@ def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float
     Raises:
         Blocked: no budget is left, or not even the smallest micro-batch fits into memory.
     """
+    context.report(Progress(stage="plan", what=f"timing training steps of path {path.id}"))
     folder = context.layout.scratch / f"calibrate-{path.id}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
