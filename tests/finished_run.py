@@ -12,11 +12,11 @@ from typing import Any
 from ml_intern_cli.documents.experiments import PathStatus
 from ml_intern_cli.documents.manifest import Manifest, SplitInfo, TokenizerInfo
 from ml_intern_cli.documents.model import Verdict
-from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.documents.results import ResultRow, Results
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import GenerationSample, Judgement, Verify
 from ml_intern_cli.resources import resource
+from tests.examples import PLAN, path_plan
 
 SENTENCES = [
     "Once upon a time, there was a little girl called Lily.",
@@ -115,54 +115,23 @@ def _write_model(path_dir: Path, *, vocab_size: int, eos: int) -> int:
 
 def _documents(params: int, *, vocab_size: int, eos: int) -> dict[str, Any]:
     split = SplitInfo(shards=(), documents=3, tokens=60, text_bytes=180)
-    path = PathPlan(
-        id="a",
-        approach="own module",
-        variant="own",
-        hypothesis="it learns",
-        why="it is fast",
-        slice_s=100,
-        steps=20,
-        micro_batch=2,
-        accumulation=1,
-        learning_rate=1e-3,
-        min_learning_rate=1e-4,
-        warmup_steps=2,
-        weight_decay=0.1,
-        beta1=0.9,
-        beta2=0.95,
-        grad_clip=1,
-        precision=Precision.FP32,
-        num_threads=2,
-        eval_every=10,
-        checkpoint_every=10,
-        seed=0,
-        measured_tokens_per_s=9000,
-    )
+    path = path_plan(steps=20, micro_batch=2, warmup_steps=2, eval_every=10, checkpoint_every=10)
+    changes = {
+        "params_target": 10_000,
+        "params_planned": params,
+        "active_params": params - 1000,
+        "vocab_size": vocab_size,
+        "seq_len": 64,
+        "tokens_per_path": 2560,
+        "paths": (path,),
+    }
     return {
         "task": Task(
             request="implement DeepSeek-V3 at 10k | quickly",
             restatement="A tiny model.",
             architecture="deepseek-v3",
         ),
-        "plan": Plan(
-            summary="one path",
-            architecture="deepseek-v3",
-            params_target=10_000,
-            params_planned=params,
-            active_params=params - 1000,
-            dataset="builtin:stories",
-            dataset_revision="1",
-            tokenizer="byte-level BPE",
-            vocab_size=vocab_size,
-            seq_len=64,
-            tokens_per_path=2560,
-            success_criterion="verified",
-            files=(),
-            config={},
-            sources=(),
-            paths=(path,),
-        ),
+        "plan": PLAN.model_copy(update=changes),
         "manifest": Manifest(
             source="builtin:stories",
             revision="grammar 1, seed 0",

@@ -10,10 +10,11 @@ from ml_intern_cli.brains.blueprint import BlueprintBrain
 from ml_intern_cli.brains.choose import choose_brain
 from ml_intern_cli.brains.protocol import Brain, Overrides
 from ml_intern_cli.documents.model import PublishTarget, RunMode
-from ml_intern_cli.documents.plan import PathPlan, Plan, PlannedFile
+from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.task import Impact, Task
 from ml_intern_cli.errors import Blocked, InvalidInput
 from ml_intern_cli.quantities import parse_duration, parse_params
+from tests.examples import PLAN, path_plan
 
 BRAIN: Brain = BlueprintBrain()
 
@@ -177,48 +178,19 @@ def test_paths_are_the_variants_within_the_budget() -> None:
 
 def plan_of(variant: str = "own") -> Plan:
     sizing = blueprints.load("deepseek-v3").solve(1_000_000)
-    path = PathPlan(
-        id="a",
-        approach="own module",
+    path = path_plan(
         variant=variant,
-        hypothesis="h",
-        why="w",
         slice_s=60,
         steps=100,
-        micro_batch=8,
         accumulation=2,
         learning_rate=0.001,
         min_learning_rate=0.0001,
         warmup_steps=5,
-        weight_decay=0.1,
-        beta1=0.9,
-        beta2=0.95,
-        grad_clip=1.0,
-        precision="fp32",
-        num_threads=2,
         eval_every=20,
         checkpoint_every=20,
         seed=7,
-        measured_tokens_per_s=9000,
     )
-    return Plan(
-        summary="s",
-        architecture="deepseek-v3",
-        params_target=1_000_000,
-        params_planned=sizing.params,
-        active_params=sizing.active_params,
-        dataset="builtin:stories",
-        dataset_revision="1",
-        tokenizer="bpe",
-        vocab_size=sizing.vocab_size,
-        seq_len=128,
-        tokens_per_path=204_800,
-        success_criterion="c",
-        files=(PlannedFile(name="model.py", purpose="p"),),
-        config=sizing.config,
-        sources=(),
-        paths=(path,),
-    )
+    return PLAN.model_copy(update={"config": sizing.config, "seq_len": 128, "paths": (path,)})
 
 
 @pytest.mark.parametrize("variant", ["own", "transformers"])

@@ -10,29 +10,16 @@ from ml_intern_cli.documents.model import Verdict
 from ml_intern_cli.documents.plan import PathPlan
 from ml_intern_cli.documents.smoke import ProbeResult, Smoke
 from ml_intern_cli.documents.verify import Judgement, Verify
+from tests.examples import path_plan
 
-PATH = PathPlan(
-    id="a",
-    approach="own module",
-    variant="own",
-    hypothesis="h",
-    why="w",
-    slice_s=100,
+PATH = path_plan(
     steps=1000,
     micro_batch=12,
-    accumulation=1,
     learning_rate=0.008,
     min_learning_rate=0.0008,
     warmup_steps=20,
-    weight_decay=0.1,
-    beta1=0.9,
-    beta2=0.95,
-    grad_clip=1.0,
-    precision="fp32",
-    num_threads=2,
-    eval_every=100,
+    slice_s=100,
     checkpoint_every=200,
-    seed=0,
     measured_tokens_per_s=9000,
 )
 RISING = "\n".join(f"step={step} loss={2 + step / 10:.4f}" for step in range(20))

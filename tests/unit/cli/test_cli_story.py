@@ -8,136 +8,32 @@ from pathlib import Path
 import pytest
 
 from ml_intern_cli.__main__ import main
-from ml_intern_cli.documents.blocker import Blocker
-from ml_intern_cli.documents.experiments import Experiment, Experiments, PathStatus
-from ml_intern_cli.documents.model import Model, PublishTarget, Verdict
-from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
-from ml_intern_cli.documents.postmortem import Postmortem
-from ml_intern_cli.documents.published import Published
+from ml_intern_cli.documents.model import Model, Verdict
 from ml_intern_cli.documents.registry import render
-from ml_intern_cli.documents.results import Results
-from ml_intern_cli.documents.smoke import ProbeResult, Smoke
-from ml_intern_cli.documents.task import Assumption, Task
-from ml_intern_cli.documents.verify import GenerationSample, Judgement, Verify
+from ml_intern_cli.documents.verify import Judgement
+from tests.examples import (
+    BLOCKER,
+    EXPERIMENTS,
+    PLAN,
+    POSTMORTEM,
+    PUBLISHED,
+    RESULTS,
+    SMOKE,
+    TASK,
+    VERIFY,
+)
 
-PASS = Judgement(verdict=Verdict.PASS, reason="measured 1, allowed 2")
 FAIL = Judgement(verdict=Verdict.FAIL, reason="41 % of the planned tokens, at least 70 %")
-
-TASK = Task(
-    request="implement DeepSeek-V3 at 1M",
-    restatement="Build and pretrain DeepSeek-V3 at one million parameters.",
-    architecture="deepseek-v3",
-    assumptions=(Assumption(name="dataset", value="builtin:stories", why="the Hub is not reachable"),),
-)
-
-
-def _path_plan(path_id: str) -> PathPlan:
-    return PathPlan(
-        id=path_id,
-        approach="own module",
-        variant="own",
-        hypothesis="it learns",
-        why="it is ours",
-        slice_s=140,
-        steps=590,
-        micro_batch=8,
-        accumulation=1,
-        learning_rate=1e-3,
-        min_learning_rate=1e-4,
-        warmup_steps=10,
-        weight_decay=0.1,
-        beta1=0.9,
-        beta2=0.95,
-        grad_clip=1.0,
-        precision=Precision.FP32,
-        num_threads=2,
-        eval_every=100,
-        checkpoint_every=100,
-        seed=0,
-        measured_tokens_per_s=9900,
-    )
-
-
-PLAN = Plan(
-    summary="1 path, 590 steps",
-    architecture="deepseek-v3",
-    params_target=1_000_000,
-    params_planned=1_003_264,
-    active_params=700_000,
-    dataset="builtin:stories",
-    dataset_revision="1",
-    tokenizer="byte-level BPE",
-    vocab_size=2048,
-    seq_len=256,
-    tokens_per_path=1_208_320,
-    success_criterion="all six checks pass",
-    files=(),
-    config={"hidden_size": 64},
-    sources=(),
-    paths=(_path_plan("a"),),
-)
-SMOKE = Smoke(
-    path="a",
-    params=1_003_264,
-    params_target=1_000_000,
-    seconds=6,
-    probes=(
-        ProbeResult(name="compile", measured="4 files", threshold="all", verdict=Verdict.PASS),
-        ProbeResult(name="causality", measured="0.81", threshold="1e-5", verdict=Verdict.FAIL),
-    ),
-)
-VERIFY = Verify(
-    samples=(GenerationSample(prompt="The", output="The fox\nran home.", judgement=PASS),),
-    generation=PASS,
-    final_train_loss=1.4,
-    final_eval_loss=1.412,
-    plausible_low=0.7,
-    plausible_high=7.6,
-    loss=PASS,
-    eval_train_gap=0.01,
-    tracks=PASS,
-    planned_tokens=1_208_320,
-    consumed_tokens=500_000,
-    data=FAIL,
-    stderr_findings=(),
-    stderr=PASS,
-    target_params=1_000_000,
-    actual_params=1_003_264,
-    params=PASS,
-)
 EVERYTHING: dict[str, Model] = {
     "TASK.md": TASK,
-    "PLAN.md": PLAN,
-    "EXPERIMENTS.md": Experiments(
-        rows=(
-            Experiment(
-                path_id="a", approach="own module", status=PathStatus.PASSED, final_loss=1.412, gpu_min=2.3
-            ),
-        )
-    ),
+    "PLAN.md": PLAN.model_copy(update={"paths": PLAN.paths[:1]}),
+    "EXPERIMENTS.md": EXPERIMENTS.model_copy(update={"rows": EXPERIMENTS.rows[:1]}),
     "path-a/SMOKE.md": SMOKE,
-    "path-a/VERIFY.md": VERIFY,
-    "path-a/POSTMORTEM.md": Postmortem(
-        path="a",
-        failed_stage="verify",
-        cause="verify:Data consumption",
-        symptom="too few tokens",
-        root_cause="the slice was spent early",
-        fix="fewer steps",
-        changes={"steps": 200},
-        retry="a2",
-    ),
-    "RESULTS.md": Results(winner="a", summary="a wins by 0.035", rows=(), deviations=("fewer tokens",)),
-    "PUBLISHED.md": Published(
-        target=PublishTarget.FOLDER,
-        name="ml-intern-x",
-        location="published/ml-intern-x",
-        revision=None,
-        path="a",
-        load_test="load test passed",
-        published_at="2026-11-20T23:37:00Z",
-    ),
-    "BLOCKER.md": Blocker(stage="publish", what="no token", why="HF_TOKEN is not set", ways_on=("set it",)),
+    "path-a/VERIFY.md": VERIFY.model_copy(update={"data": FAIL}),
+    "path-a/POSTMORTEM.md": POSTMORTEM.model_copy(update={"path": "a", "retry": "a2"}),
+    "RESULTS.md": RESULTS,
+    "PUBLISHED.md": PUBLISHED,
+    "BLOCKER.md": BLOCKER,
 }
 
 
@@ -158,20 +54,21 @@ def test_show_tells_the_whole_story(run_dir, capsys):
     assert main(["show", str(run_dir)]) == 0
     out = capsys.readouterr().out
     for fact in (
-        "Build and pretrain DeepSeek-V3",
-        "assumed: dataset = builtin:stories (the Hub is not reachable)",
-        "1,003,264 parameters, 700k active per token",
+        TASK.restatement,
+        "assumed: dataset = builtin:stories (the Hub does not answer)",
+        "1,003,264 parameters, 612k active per token",
         "1 of 2 probes",
-        "✗ causality: 0.81 (allowed 1e-5)",
+        "✗ causality: max |Δ| 0.81 (allowed 1e-5)",
         "loss 8.000 → 0.200 in 40 steps, eval 0.250",
         "5 of 6",
         "✗ Data consumption: 41 % of the planned tokens, at least 70 %",
-        "'The' … The fox ran home.",
-        "the slice was spent early",
-        "a wins by 0.035",
-        "deviation: fewer tokens",
-        "published/ml-intern-x · load test passed",
-        "no token: HF_TOKEN is not set",
+        "'Once upon a time,' … there was a little fox.",
+        POSTMORTEM.root_cause,
+        RESULTS.summary,
+        f"deviation: {RESULTS.deviations[0]}",
+        PUBLISHED.location,
+        "load test passed",
+        "publishing to the Hub: HF_TOKEN is not set",
     ):
         assert fact in out
     assert "   8.000 |." in out
@@ -192,7 +89,7 @@ def test_show_names_what_does_not_parse_and_tells_the_rest(run_dir, capsys):
     out = capsys.readouterr().out
     assert "unreadable  PLAN.md" in out
     assert "RESULTS.md:1: is not UTF-8 text" in out
-    assert "Build and pretrain DeepSeek-V3" in out
+    assert TASK.restatement in out
 
 
 def test_show_as_json_holds_documents_and_losses(run_dir, capsys):

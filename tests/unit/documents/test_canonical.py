@@ -6,7 +6,7 @@ import pytest
 
 from ml_intern_cli.documents.canonical import canonical, differences, merge
 from ml_intern_cli.documents.model import PublishTarget
-from tests.unit.documents.examples import BUDGET, EXAMPLES, PLAN, TASK
+from tests.examples import BUDGET, EXAMPLES, PLAN, TASK
 
 
 def changed(document, **fields):

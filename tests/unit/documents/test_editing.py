@@ -6,7 +6,7 @@ import pytest
 
 from ml_intern_cli.documents.registry import load, parse, render
 from ml_intern_cli.errors import InvalidDocument
-from tests.unit.documents.examples import (
+from tests.examples import (
     BLOCKER,
     BUDGET,
     EXAMPLES,

@@ -8,7 +8,7 @@ from ml_intern_cli.documents import budget, experiments, verify
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.experiments import Experiments
 from ml_intern_cli.documents.registry import DOCUMENTS, load, parse, render
-from tests.unit.documents.examples import BUDGET, EXAMPLES, EXPERIMENTS, VERIFY
+from tests.examples import BUDGET, EXAMPLES, EXPERIMENTS, VERIFY
 
 
 def test_every_document_of_a_run_is_registered():

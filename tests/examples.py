@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_intern_cli.documents.blocker import Blocker
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.experiments import Experiment, Experiments, PathStatus
@@ -37,8 +39,11 @@ RESEARCH = Research(
 )
 
 
-def path_plan(path_id: str, variant: str, approach: str) -> PathPlan:
-    return PathPlan(
+def path_plan(
+    path_id: str = "a", variant: str = "own", approach: str = "own module", **changes: Any
+) -> PathPlan:
+    """A path that differs from the one of the example in what is said."""
+    path = PathPlan(
         id=path_id,
         approach=approach,
         variant=variant,
@@ -62,6 +67,7 @@ def path_plan(path_id: str, variant: str, approach: str) -> PathPlan:
         seed=0,
         measured_tokens_per_s=9912.3,
     )
+    return path.model_copy(update=changes)
 
 
 PLAN = Plan(
