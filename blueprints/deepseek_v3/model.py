@@ -359,6 +359,10 @@ class Attention(nn.Module):
 class _SegmentedSwiGLU(torch.autograd.Function):
     """SwiGLU networks on a CPU, one per segment of the rows, which stays cached from step to step."""
 
+    # Of rows. In bfloat16 every new length of a segment costs ten times its product: oneDNN compiles
+    # kernels per shape. Segments that are a little too long come in few lengths.
+    MULTIPLE = 32
+
     @staticmethod
     @in_autocast_precision
     def forward(ctx: Any, rows: Tensor, gate_up: Tensor, down: Tensor, counts: list[int]) -> Tensor:
@@ -502,7 +506,6 @@ class _Combine(torch.autograd.Function):
     """Sums the K rows of each token by weight, gathered and not scattered."""
 
     @staticmethod
-    @in_autocast_precision
     def forward(
         ctx: Any, rows: Tensor, weights: Tensor, choice_of_row: Tensor, row_of_choice: Tensor
     ) -> Tensor:
@@ -511,14 +514,46 @@ class _Combine(torch.autograd.Function):
         return F.embedding_bag(row_of_choice, rows, per_sample_weights=weights, mode="sum")
 
     @staticmethod
-    @as_in_forward
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Maps the gradient of tokens (N, H) to those of rows and weights."""
         rows, weights, choice_of_row, row_of_choice = ctx.saved_tensors
-        grad_of_row = grad.index_select(0, choice_of_row // weights.shape[1])
+        grad_of_row = grad.index_select(0, token_of(choice_of_row, weights.shape))
         grad_weights = (grad_of_row * rows).sum(-1)[row_of_choice]
-        return grad_of_row.mul_(weights.flatten()[choice_of_row].unsqueeze(1)), grad_weights, None, None
+        weight_of_row = F.pad(weights.flatten(), (0, 1))[choice_of_row]  # zero for rows that pad a segment
+        return grad_of_row.mul_(weight_of_row.unsqueeze(1)), grad_weights, None, None
+
+
+def token_of(choice_of_row: Tensor, shape: torch.Size) -> Tensor:
+    """The token (S,) of each row's choice among (N, K); of a row that pads a segment, any."""
+    return (choice_of_row // shape[1]).clamp_(max=shape[0] - 1)
+
+
+def sort_by_expert(experts: Tensor, counts: Tensor, *, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lays the choices (N, K) out in rows, one segment per expert.
+
+    Args:
+        experts: The chosen experts (N, K).
+        counts: How often each expert (E,) is chosen.
+        multiple: What a segment's length is a multiple of.
+
+    Returns:
+        The choice of each row (S,), which is N * K for a row that only pads its segment; the row of each
+        choice (N, K); the length of each segment (E,).
+    """
+    choices = experts.flatten().argsort()
+    positions = torch.arange(len(choices), device=choices.device)
+    if multiple == 1:
+        choice_of_row, lengths = choices, counts
+    else:
+        lengths = (counts + multiple - 1) // multiple * multiple
+        padding = (lengths - counts).cumsum(0) - (lengths - counts)  # rows before each expert's segment
+        positions = positions + padding.repeat_interleave(counts)
+        choice_of_row = choices.new_full((int(lengths.sum()),), len(choices))
+        choice_of_row[positions] = choices
+    row_of_choice = torch.empty_like(choices)
+    row_of_choice[choices] = positions
+    return choice_of_row, row_of_choice.view_as(experts), lengths
 
 
 def segmented_linear(rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
@@ -542,18 +577,16 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, experts: Tensor, rows_per_expert: Tensor) -> Tensor:
         """Runs tokens ``x`` (N, H) through ``experts`` (N, K) and sums the results by ``weights`` (N, K)."""
-        choice_of_row = experts.flatten().argsort()  # (S,)
-        row_of_choice = torch.empty_like(choice_of_row)
-        row_of_choice[choice_of_row] = torch.arange(len(choice_of_row), device=x.device)
-        row_of_choice = row_of_choice.view_as(experts)
-        token_of_row = choice_of_row // experts.shape[1]
-
-        rows = _Dispatch.apply(x, token_of_row, row_of_choice)
-        if is_plain_cpu(rows):
-            rows = _SegmentedSwiGLU.apply(rows, self.gate_up_proj, self.down_proj, rows_per_expert.tolist())
+        on_cpu = is_plain_cpu(x)
+        choice_of_row, row_of_choice, lengths = sort_by_expert(
+            experts, rows_per_expert, multiple=_SegmentedSwiGLU.MULTIPLE if on_cpu else 1
+        )
+        rows = _Dispatch.apply(x, token_of(choice_of_row, experts.shape), row_of_choice)
+        if on_cpu:
+            rows = _SegmentedSwiGLU.apply(rows, self.gate_up_proj, self.down_proj, lengths.tolist())
         else:
-            gate, value = segmented_linear(rows, self.gate_up_proj, rows_per_expert).chunk(2, dim=-1)
-            rows = segmented_linear(F.silu(gate) * value, self.down_proj, rows_per_expert)
+            gate, value = segmented_linear(rows, self.gate_up_proj, lengths).chunk(2, dim=-1)
+            rows = segmented_linear(F.silu(gate) * value, self.down_proj, lengths)
         return _Combine.apply(rows, weights.to(rows.dtype), choice_of_row, row_of_choice)
 
 
