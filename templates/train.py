@@ -67,7 +67,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MAX_NOT_FINITE = 5  # in a row
-SAMPLING_S = 5.0  # for the samples at the end, or a fiftieth of the training time if that is more
+SAMPLE_S = 0.5  # for the sample after an evaluation, or a 500th of the training time if that is more
+SAMPLES_S = 5.0  # for the samples at the end, or a fiftieth of the training time if that is more
 TERMINATED = "terminated"
 TIME_LIMIT = "time limit"
 
@@ -490,6 +491,8 @@ class Trainer:
         self.evaluate(self.interruptible(batches))
         self.evaluated_step = step
         self.evaluation_s = time.monotonic() - started
+        if not at_stop:
+            self.write_sample(PROMPTS[0], step=step, seconds=max(SAMPLE_S, self.elapsed_s / 500))
         return True
 
     def evaluate(self, batches: Iterator[Tensor]) -> None:
@@ -546,16 +549,20 @@ class Trainer:
         """Let the best checkpoint continue the prompts. The model has its weights afterwards."""
         if self.best and self.best["step"] != self.state.step:
             load_weights(self.model, HERE / "ckpts" / self.best["dir"] / "model.safetensors")
-        per_prompt_s = max(SAMPLING_S, self.elapsed_s / 50) / len(PROMPTS)
+        step = self.best["step"] if self.best else self.state.step
+        seconds = max(SAMPLES_S, self.elapsed_s / 50) / len(PROMPTS)
         for prompt in PROMPTS:
-            started = time.monotonic()
+            self.write_sample(prompt, step=step, seconds=seconds)
 
-            def is_over(started: float = started) -> bool:
-                return self.stop.requested or time.monotonic() - started > per_prompt_s
+    def write_sample(self, prompt: str, *, step: int, seconds: float) -> None:
+        """Let the model, which has the weights of that step, continue a prompt for so long at most."""
+        started = time.monotonic()
 
-            text = self.writer.write(self.model, prompt, seed=self.config.seed, is_over=is_over)
-            step = self.best["step"] if self.best else self.state.step
-            self.logs.line("gen_samples.log", json.dumps({"step": step, "prompt": prompt, "output": text}))
+        def is_over() -> bool:
+            return self.stop.requested or time.monotonic() - started > seconds
+
+        text = self.writer.write(self.model, prompt, seed=self.config.seed, is_over=is_over)
+        self.logs.line("gen_samples.log", json.dumps({"step": step, "prompt": prompt, "output": text}))
 
     def check_terminated(self) -> None:
         """Raises Interrupted when somebody asked for a stop."""
@@ -568,7 +575,7 @@ class Trainer:
         limit_s = self.config.time_limit_s
         if limit_s is None:
             return
-        closing_s = self.evaluation_s + 2 * self.checkpoint_s + limit_s / 50
+        closing_s = self.evaluation_s + 2 * self.checkpoint_s + max(SAMPLES_S, limit_s / 50)
         if self.elapsed_s + closing_s >= limit_s:
             raise Interrupted(TIME_LIMIT)
 

@@ -105,10 +105,13 @@ def test_tied_weights_are_stored_once_under_the_first_name(unbroken):
     assert "a_head.weight" not in names
 
 
-def test_samples_of_the_best_checkpoint_are_written_at_the_end(unbroken):
+def test_a_sample_follows_every_evaluation_and_those_of_the_best_checkpoint_the_end(unbroken):
     samples = [json.loads(line) for line in unbroken.read("gen_samples.log").splitlines()]
-    assert [sample["prompt"] for sample in samples] == ["Once upon a time,", "The", ""]
-    assert {sample["step"] for sample in samples} == {unbroken.json("ckpts/best.json")["step"]}
+    on_the_way, at_the_end = samples[:-3], samples[-3:]
+    assert [sample["step"] for sample in on_the_way] == [row["step"] for row in unbroken.rows("eval_loss")]
+    assert {sample["prompt"] for sample in on_the_way} == {"Once upon a time,"}
+    assert [sample["prompt"] for sample in at_the_end] == ["Once upon a time,", "The", ""]
+    assert {sample["step"] for sample in at_the_end} == {unbroken.json("ckpts/best.json")["step"]}
     assert all(sample["output"] for sample in samples)
 
 
