@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 SENTENCE = "implement DeepSeek-V3 at 500k"
 SLUG = "implement-deepseek-v3-at-500k"
 # Fixed by tokens, not by time, so that it comes out the same on a busy machine.
@@ -72,3 +74,15 @@ def states(status: dict) -> dict[str, str]:
 def losses(run: Path, path: str = "path-a") -> list[str]:
     """The lines of train.log."""
     return (run / path / "train.log").read_text(encoding="utf-8").splitlines()
+
+
+def children_of(run: Path) -> list[psutil.Process]:
+    """Processes that work in a run."""
+
+    def works_there(process: psutil.Process) -> bool:
+        try:
+            return process.cwd().startswith(str(run)) and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    return [process for process in psutil.process_iter() if works_there(process)]

@@ -16,7 +16,7 @@ from ml_intern_cli.documents.registry import load
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import InvalidDocument, MlInternError, UnknownRun
 from ml_intern_cli.runs.files import storage_failed
-from ml_intern_cli.runs.state import RunState, StageState, StageStatus
+from ml_intern_cli.runs.state import RunState, StageState, StageStatus, read_blocker
 from ml_intern_cli.stages.base import D
 
 
@@ -89,7 +89,7 @@ class RunIndex:
         """Where a run stands. Raises InvalidDocument."""
         state = RunState(layout)
         budget = load_optional(layout, Budget, names.BUDGET)
-        blocker = load_optional(layout, Blocker, names.BLOCKER)
+        blocker = read_blocker(layout)
         return RunStatus(
             slug=layout.slug,
             run_dir=layout.root,

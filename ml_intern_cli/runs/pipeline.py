@@ -24,7 +24,7 @@ from ml_intern_cli.runs.files import write_atomic
 from ml_intern_cli.runs.outputs import archive, write_outputs
 from ml_intern_cli.runs.receipts import Digest, Receipt, StageMemory, digest
 from ml_intern_cli.runs.reporter import Reporter
-from ml_intern_cli.runs.state import RunState, StageState, StageStatus
+from ml_intern_cli.runs.state import RunState, StageState, StageStatus, read_blocker
 from ml_intern_cli.stages import STAGES
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, fill
 
@@ -170,7 +170,8 @@ class Pipeline:
     def _announce(
         self, stage: Stage, path_id: str | None, result: StageResult, kept: list[str], seconds: float
     ) -> None:
-        if self._blocker_stage() == stage.name:
+        blocker = read_blocker(self.layout)
+        if blocker is None or blocker.stage == stage.name:
             archive(self.layout, names.BLOCKER)
         details = result.details + tuple(f"kept your {name}" for name in kept)
         record(
@@ -199,13 +200,6 @@ class Pipeline:
         for failure in self.notify(event, message):
             record(self.layout, "notification_failed", event=event, failure=failure)
             self.reporter.note(f"notification {event} was not sent: {failure}")
-
-    def _blocker_stage(self) -> str | None:
-        from ml_intern_cli.stages.base import read_document
-
-        if not self.layout.document(names.BLOCKER).is_file():
-            return None
-        return read_document(self.layout, Blocker, names.BLOCKER).stage
 
     def _digests(self, stage: Stage, path_id: str | None) -> dict[str, Digest]:
         refs: list[Ref] = [ref.of(path_id) for ref in stage.reads]

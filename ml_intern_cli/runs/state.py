@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ml_intern_cli.documents import layout as names
+from ml_intern_cli.documents.blocker import Blocker
 from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.errors import InvalidDocument, Problem
@@ -195,15 +196,18 @@ class RunState:
         return stage.check(self.layout, path_id) if stage.check else Check()
 
     def _blocked_reason(self, stage: Stage) -> str | None:
-        from ml_intern_cli.documents.blocker import Blocker
+        blocker = read_blocker(self.layout)
+        return f"{blocker.what}: {blocker.why}" if blocker and blocker.stage == stage.name else None
 
-        if not self.layout.document(names.BLOCKER).is_file():
-            return None
-        try:
-            blocker = read_document(self.layout, Blocker, names.BLOCKER)
-        except InvalidDocument:
-            return None  # advice to the user, not state: a damaged one stops nothing
-        return f"{blocker.what}: {blocker.why}" if blocker.stage == stage.name else None
+
+def read_blocker(layout: RunLayout) -> Blocker | None:
+    """BLOCKER.md, if it is there. It is advice to the user, not state, so a damaged one stops nothing."""
+    if not layout.document(names.BLOCKER).is_file():
+        return None
+    try:
+        return read_document(layout, Blocker, names.BLOCKER)
+    except InvalidDocument:
+        return None
 
 
 def _label(status: StageStatus) -> str:

@@ -28,7 +28,7 @@ from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
-from ml_intern_cli.stages.train import last_checkpoint
+from ml_intern_cli.stages.train import early_stop, last_checkpoint
 
 
 def run(context: StageContext) -> StageResult:
@@ -117,12 +117,13 @@ def _median_rate(steps: list[dict[str, Any]]) -> float | None:
 
 def _deviations(layout: RunLayout, plan: Plan, path: PathPlan) -> list[str]:
     """What happened otherwise than planned, one line each."""
-    last = last_checkpoint(layout, path.id)
     lines = []
-    if last.get("status") == "stopped":
+    reason = early_stop(layout, path.id)
+    if reason is not None:
+        last = last_checkpoint(layout, path.id)
         done = last.get("tokens", 0) / plan.tokens(path)
         where = f"step {last['step']} of {path.steps} ({done:.0%} of its tokens)"
-        lines.append(f"path {path.id} stopped at {where}: {last.get('reason')}")
+        lines.append(f"path {path.id} stopped at {where}: {reason}")
     if path.retry_of is not None:
         lines.append(
             f"path {path.id} was not planned: it retries {path.retry_of} (path-{path.retry_of}/POSTMORTEM.md)"

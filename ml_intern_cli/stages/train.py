@@ -40,9 +40,10 @@ from ml_intern_cli.stages.base import (
 from ml_intern_cli.stages.judging import tail_of
 
 ENDED = "ckpts/ended.json"
+_LEAST_S = 10.0  # a training that was interrupted with its slice used up has to start in order to close
 LOGS = ("train.log", TRAIN_STDERR, "eval.log", "gen_samples.log", METRICS)
-_STARTUP_S = 30.0  # import, compile and a last checkpoint come on top of the slice, inside the cap
 _TIME_LIMIT = "time limit"  # the reason in ckpts/last.json when the slice is spent
+_BY_WATCHDOG = "by the watchdog"  # the program would not close by itself; its last checkpoint counts
 
 
 def run(context: StageContext) -> StageResult:
@@ -50,27 +51,28 @@ def run(context: StageContext) -> StageResult:
     plan = context.read(Plan, PLAN)
     path = plan.path(context.path)
     folder = context.layout.path(path.id)
+    before = last_checkpoint(context.layout, path.id)
     watch = _Watch(context, plan, path, folder / METRICS)
     finished = context.compute.run(
         (sys.executable, TRAIN_PY),
         what="training",
         cwd=folder,
-        limit_s=path.slice_s
-        - float(last_checkpoint(context.layout, path.id).get("elapsed_s", 0.0))
-        + _STARTUP_S,
+        limit_s=max(_LEAST_S, path.slice_s - float(before.get("elapsed_s", 0.0))),
         path_id=path.id,
         stderr=folder / TRAIN_STDERR,
         on_tick=watch.tick,
     )
     last = last_checkpoint(context.layout, path.id)
-    if finished.out_of_time and last.get("status") == "stopped":
+    has_best = context.layout.path(path.id, BEST_CHECKPOINT).is_file()
+    if finished.out_of_time and has_best and last.get("status") in {"running", "stopped"}:
         ended = _ended(path.id, reason=None, exit_code=finished.exit_code)
     elif _is_over(last):
         ended = {}
     else:
         return _failure(context, path, last, finished.exit_code)
     loss = f"loss {watch.loss:.3f} · " if watch.loss is not None else ""
-    early = "" if last["status"] == "done" else f" · stopped early: {last.get('reason')}"
+    reason = last.get("reason") or _BY_WATCHDOG
+    early = "" if last["status"] == "done" else f" · stopped early: {reason}"
     return StageResult(
         summary=f"{last['step']:,} of {path.steps:,} steps · {loss}{last['tokens'] / 1e6:.2f}M tokens{early}",
         files=ended,
@@ -80,6 +82,14 @@ def run(context: StageContext) -> StageResult:
 def last_checkpoint(layout: RunLayout, path_id: str) -> dict[str, Any]:
     """ckpts/last.json; empty when there is none or it cannot be read."""
     return read_json(layout.path(path_id, LAST_CHECKPOINT))
+
+
+def early_stop(layout: RunLayout, path_id: str) -> str | None:
+    """Why training ended before its last step; ``None`` when it did not, or when it failed."""
+    last, ended = last_checkpoint(layout, path_id), read_json(layout.path(path_id, ENDED))
+    if last.get("status") == "stopped":
+        return str(last.get("reason"))
+    return _BY_WATCHDOG if last.get("status") == "running" and ended and not ended.get("failed") else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

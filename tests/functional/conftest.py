@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests.small_runs import GOOD_SENTENCE, QUICK, SENTENCE, SLUG, ml_intern
+from tests.small_runs import GOOD_SENTENCE, QUICK, SENTENCE, SLUG, copy_run, ml_intern
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,20 @@ def good_run(shared_dir: Path) -> Path:
             answer = ml_intern("run", GOOD_SENTENCE, *arguments, runs_dir=runs_dir)
             assert answer.code == 0, answer.err
     return runs_dir / SLUG
+
+
+@pytest.fixture
+def untrained(short_run: Path, runs_dir: Path) -> Path:
+    """A smoked run whose training starts anew, long enough to be interrupted: 12 steps, slowed down."""
+    run = copy_run(short_run, runs_dir)
+    for name in ("ckpts", "train.log", "metrics.jsonl", "VERIFY.md", "POSTMORTEM.md", "train.stderr"):
+        path = run / "path-a" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for name in ("RESULTS.md",):
+        (run / name).unlink(missing_ok=True)
+    for receipt in ("train.a", "verify.a", "diagnose.a", "report"):
+        (run / ".receipts" / f"{receipt}.json").unlink(missing_ok=True)
+    return run
 
 
 class _once:  # noqa: N801, reads as a phrase

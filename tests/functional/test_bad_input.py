@@ -39,6 +39,15 @@ def test_a_run_made_by_a_newer_version_is_refused_untouched(short_run: Path, run
     assert (run / "TASK.md").read_bytes() == before
 
 
+def test_a_damaged_blocker_stops_nothing_and_is_kept(short_run: Path, runs_dir: Path) -> None:
+    run = copy_run(short_run, runs_dir)
+    (run / "BLOCKER.md").write_text("call me when it is done\n")
+    assert ml_intern("status", SLUG, runs_dir=runs_dir).code == 0
+    assert ml_intern("report", SLUG, runs_dir=runs_dir).code == 0
+    assert not (run / "BLOCKER.md").exists()
+    assert [path.read_text() for path in run.glob(".history/*/BLOCKER.md")] == ["call me when it is done\n"]
+
+
 def test_a_held_lock_names_its_holder(short_run: Path, runs_dir: Path) -> None:
     run = copy_run(short_run, runs_dir)
     script = (

@@ -1,0 +1,67 @@
+"""What a path that fails costs, leaves behind and leads to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_intern_cli.documents.experiments import Experiments
+from ml_intern_cli.documents.plan import Plan
+from ml_intern_cli.documents.postmortem import Postmortem
+from ml_intern_cli.documents.registry import load
+from tests.small_runs import SLUG, children_of, edit, losses, ml_intern
+
+# In place of the guard at the end of train.py: a program that does not stop when asked to.
+_STUBBORN = """
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
+"""
+
+
+def _events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_training_that_will_not_stop_is_killed_within_its_slice_and_a_little(untrained: Path) -> None:
+    guard = r'^if __name__ == "__main__":\n    sys.exit\(main\(\)\)'
+    edit(untrained / "path-a" / "train.py", guard, _STUBBORN)
+    edit(untrained / "PLAN.md", r"^- slice_s: .*$", "- slice_s: 20")
+    before = len(_events(untrained))
+    answer = ml_intern("run", SLUG, runs_dir=untrained.parent)
+    assert answer.code == 4, answer.err
+    spent = sum(
+        row["data"]["seconds"]
+        for row in _events(untrained)[before:]
+        if row["event_type"] == "spend" and row["data"]["what"] == "training"
+    )
+    assert 20 <= spent <= 20 * 1.05 + 10
+    assert children_of(untrained) == []
+    postmortem = load(untrained / "path-a" / "POSTMORTEM.md")
+    assert isinstance(postmortem, Postmortem)
+    assert postmortem.failed_stage == "train"
+
+
+def test_a_loss_that_is_not_finite_is_retried_with_a_lower_rate_in_code_of_its_own(untrained: Path) -> None:
+    edit(
+        untrained / "path-a" / "train.py",
+        r"^( +)loss, grad_norm, learning_rate = self\.attempt_step\(\)$",
+        r"\g<0>\n\1loss = math.nan if self.state.step >= 5 else loss",
+    )
+    answer = ml_intern("run", SLUG, "--max-retries", "1", runs_dir=untrained.parent)
+    assert answer.code == 4, answer.err  # twelve steps teach too little for any verification
+    assert len(losses(untrained, "path-a")) == 5
+    assert len(losses(untrained, "path-a2")) == 12
+
+    postmortem = load(untrained / "path-a" / "POSTMORTEM.md")
+    assert isinstance(postmortem, Postmortem)
+    assert (postmortem.cause, postmortem.retry) == ("not-finite", "a2")
+    plan = load(untrained / "PLAN.md")
+    assert isinstance(plan, Plan)
+    assert plan.path("a2").learning_rate == plan.path("a").learning_rate / 4
+    ledger = load(untrained / "EXPERIMENTS.md")
+    assert isinstance(ledger, Experiments)
+    assert [(row.path_id, row.retry_of) for row in ledger.rows] == [("a", None), ("a2", "a")]
+    assert "retries_used   = 1" in (untrained / "BUDGET.md").read_text()
