@@ -59,7 +59,9 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 
 def _progress(line: str) -> None:
+    """Say what is being done; whoever started the judge follows its stderr."""
     sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _write(file: Path, text: str) -> None:

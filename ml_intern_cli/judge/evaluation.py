@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,10 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     )
 
 
-def evaluate(artifact: Artifact, model: nn.Module, windows: Tokens, *, vocab_size: int) -> LossEstimate:
-    """The loss of the model over windows ``(N, T + 1)``. Raises Unusable."""
+def evaluate(
+    artifact: Artifact, model: nn.Module, windows: Tokens, *, vocab_size: int, progress: Callable[[int], None]
+) -> LossEstimate:
+    """The loss over windows ``(N, T + 1)``; ``progress`` gets how many are done. Raises Unusable."""
     import torch
 
     if len(windows) == 0:
@@ -71,6 +74,7 @@ def evaluate(artifact: Artifact, model: nn.Module, windows: Tokens, *, vocab_siz
     rows = max(1, min(_ROWS_PER_BATCH, _LOGITS_PER_BATCH // (windows.shape[1] * vocab_size)))
     with torch.inference_mode():
         for start in range(0, len(windows), rows):
+            progress(start)
             batch = torch.from_numpy(windows[start : start + rows]).to(device)
             losses = token_losses(logits_of(artifact, model, batch[:, :-1]), batch[:, 1:])
             means.append(losses.double().mean(dim=1).cpu())

@@ -21,7 +21,7 @@ def smoke(path_dir: Path, *, data_dir: Path, target_params: int, progress: Calla
         path_dir: ``path-<id>/``.
         data_dir: ``data/`` of the same run.
         target_params: The size that was asked for.
-        progress: Gets one line per probe.
+        progress: Gets a line before each probe, ``4/13 causality``.
 
     Raises:
         InvalidInput: the data cannot be read, which no path is to blame for.
@@ -31,8 +31,8 @@ def smoke(path_dir: Path, *, data_dir: Path, target_params: int, progress: Calla
     bench = Bench(artifact, Corpus.open(data_dir), target_params=target_params)
     results = []
     for number, probe in enumerate(PROBES, start=1):
+        progress(f"{number}/{len(PROBES)} {probe.name}")
         results.append(_run(probe, bench))
-        progress(f"{number}/{len(PROBES)} {probe.name}: {results[-1].verdict} ({results[-1].measured})")
     return Smoke(
         path=artifact.path_id,
         params=_params(bench),

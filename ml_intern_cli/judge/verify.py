@@ -50,7 +50,7 @@ def verify(
         planned_tokens: Training tokens in PLAN.md.
         target_params: The size that was asked for.
         seed: Of the judge's samples.
-        progress: Gets one line per check.
+        progress: Gets a line before each part of the work, ``20/100 tokens of 19 samples``.
 
     Raises:
         InvalidInput: the data cannot be read, which no path is to blame for.
@@ -59,11 +59,13 @@ def verify(
     records = Records.read(artifact)
     reference = _reference(corpus)
     model, broken = _load(artifact)
-    samples, generation = _generation(artifact, model, corpus, reference, seed=seed, broken=broken)
-    progress(f"Generation samples: {generation.verdict}")
-    losses, unmeasured = _losses(artifact, model, corpus, reference, records, broken=broken)
+    samples, generation = _generation(
+        artifact, model, corpus, reference, seed=seed, broken=broken, progress=progress
+    )
+    losses, unmeasured = _losses(
+        artifact, model, corpus, reference, records, broken=broken, progress=progress
+    )
     loss = judge_loss(losses, corpus, records) if losses else failure(unmeasured)
-    progress(f"Loss sanity: {loss.verdict}")
     low, high = (
         (losses.plausible_low, losses.plausible_high) if losses else plausible_range(corpus, reference, None)
     )
@@ -117,11 +119,12 @@ def _generation(
     *,
     seed: int,
     broken: str,
+    progress: Callable[[str], None],
 ) -> tuple[tuple[GenerationSample, ...], Judgement]:
     reason = broken
     if model is not None:
         try:
-            return judge_generation(artifact, model, corpus, reference, seed=seed)
+            return judge_generation(artifact, model, corpus, reference, seed=seed, progress=progress)
         except Unusable as error:
             reason = f"not run: {error}"
     samples = (GenerationSample(prompt=prompt, output="", judgement=failure(reason)) for prompt in PROMPTS)
@@ -136,12 +139,13 @@ def _losses(
     records: Records,
     *,
     broken: str,
+    progress: Callable[[str], None],
 ) -> tuple[Losses | None, str]:
     """The recomputed losses, or why there are none."""
     if model is None:
         return None, broken
     try:
-        return measure_losses(artifact, model, corpus, reference, records), ""
+        return measure_losses(artifact, model, corpus, reference, records, progress=progress), ""
     except Unusable as error:
         return None, f"not run: {error}"
 

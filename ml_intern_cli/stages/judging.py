@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.errors import MlInternError
-from ml_intern_cli.stages.base import StageContext
+from ml_intern_cli.stages.base import Progress, StageContext
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
 
 M = TypeVar("M", bound=Model)
 _TAIL_LINES = 12
+_PROGRESS = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<what>.+)")  # as the judge writes it
 
 
 def judge(
@@ -47,6 +49,7 @@ def judge(
         limit_s=limit_s,
         path_id=context.path,
         stderr=errors,
+        on_tick=lambda _: _report(context, action, errors),
         reserved=True,
     )
     tail = tail_of(errors)
@@ -56,6 +59,23 @@ def judge(
         return kind.model_validate_json(answer.read_text(encoding="utf-8")), finished, tail
     except ValueError as error:
         raise MlInternError(f"the judge's answer {answer} cannot be read: {error}") from error
+
+
+def _report(context: StageContext, action: str, errors: Path) -> None:
+    """Tell where the judge stands."""
+    line = _PROGRESS.fullmatch(tail_of(errors, lines=1))
+    if line is None:
+        return
+    context.report(
+        Progress(
+            stage=action,
+            what=line["what"],
+            path_id=context.path,
+            done=int(line["done"]),
+            total=int(line["total"]),
+            budget_left_s=context.compute.remaining_s(),
+        )
+    )
 
 
 def how_it_ended(finished: Finished) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.documents.model import Verdict
@@ -34,13 +34,27 @@ _LEAST_KNOWN = 0.8  # share of the held-out text's known words; 0.7 after 20 ste
 
 
 def judge_generation(
-    artifact: Artifact, model: nn.Module, corpus: Corpus, reference: NGramReference, *, seed: int
+    artifact: Artifact,
+    model: nn.Module,
+    corpus: Corpus,
+    reference: NGramReference,
+    *,
+    seed: int,
+    progress: Callable[[str], None],
 ) -> tuple[tuple[GenerationSample, ...], Judgement]:
     """Samples after the three prompts and without one, and judges each and all. Raises Unusable."""
     yardstick = Yardstick.of(corpus, reference, length=NEW_TOKENS, seed=seed)
     unprompted = int(max(1, min(_MOST_UNPROMPTED, _WORK / max(1, count_parameters(model)))))
     prompts = [[corpus.eos, *corpus.encode(prompt)] for prompt in PROMPTS] + [[corpus.eos]] * unprompted
-    written = sample(artifact, model, prompts, new_tokens=NEW_TOKENS, context=artifact.seq_len, seed=seed)
+    written = sample(
+        artifact,
+        model,
+        prompts,
+        new_tokens=NEW_TOKENS,
+        context=artifact.seq_len,
+        seed=seed,
+        progress=progress,
+    )
     texts = [Text(prompt, tokens) for prompt, tokens in zip(prompts, written, strict=True)]
     samples = tuple(
         GenerationSample(

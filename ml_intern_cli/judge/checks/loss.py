@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,13 @@ def plausible_range(
 
 
 def measure_losses(
-    artifact: Artifact, model: nn.Module, corpus: Corpus, reference: NGramReference, records: Records
+    artifact: Artifact,
+    model: nn.Module,
+    corpus: Corpus,
+    reference: NGramReference,
+    records: Records,
+    *,
+    progress: Callable[[str], None],
 ) -> Losses:
     """Evaluates the checkpoint on all three splits. Raises Unusable."""
     budget = int(max(_LEAST_TOKENS, min(_MOST_TOKENS, _WORK / max(1, count_parameters(model)))))
@@ -77,7 +84,13 @@ def measure_losses(
         stream = corpus.stream(split)
         length = min(artifact.seq_len, max(1, len(stream) - 1))
         windows = stream.windows(length + 1, limit=max(1, tokens // length), spread=spread)
-        return evaluate(artifact, model, windows, vocab_size=corpus.vocab_size)
+        return evaluate(
+            artifact,
+            model,
+            windows,
+            vocab_size=corpus.vocab_size,
+            progress=lambda done: progress(f"{done}/{len(windows)} windows of {split}"),
+        )
 
     heldout = loss_on(Split.HELDOUT, budget, spread=True)
     claimed_on = min(budget, records.eval_tokens or budget)
