@@ -134,8 +134,12 @@ class Pipeline:
         receipts.stamp()
         receipts.save(replace(known, state="started", inputs=inputs))
         record(self.layout, "stage_started", stage=stage.name, path=path_id)
+        context = replace(self.context, path_id=path_id)
         try:
-            result = stage.run(replace(self.context, path_id=path_id))
+            announced = stage.announces(context) if stage.announces else None
+            if announced is not None:
+                self._tell(*announced, path_id=path_id)
+            result = stage.run(context)
         except Blocked as blocked:
             self._block(stage, path_id, blocked, seconds=time.monotonic() - began)
             return None
@@ -186,8 +190,7 @@ class Pipeline:
         outcome = "failed" if result.outcome is Outcome.FAILED else "done"
         self.reporter.stage_finished(stage.name, path_id, outcome, result.summary, seconds, details)
         for event, message in result.notify:
-            record(self.layout, event, message=message, path=path_id)
-            self._notify(event, message)
+            self._tell(event, message, path_id=path_id)
 
     def _block(self, stage: Stage, path_id: str | None, blocked: Blocked, *, seconds: float) -> None:
         document = Blocker(stage=stage.name, what=blocked.what, why=blocked.why, ways_on=blocked.ways_on)
@@ -195,6 +198,10 @@ class Pipeline:
         record(self.layout, "blocker", stage=stage.name, path=path_id, what=blocked.what, why=blocked.why)
         self.reporter.stage_finished(stage.name, path_id, "blocked", blocked.what, seconds, (blocked.why,))
         self._notify("blocker", f"{self.layout.slug}: {blocked.what}: {blocked.why}")
+
+    def _tell(self, event: str, message: str, *, path_id: str | None) -> None:
+        record(self.layout, event, message=message, path=path_id)
+        self._notify(event, message)
 
     def _notify(self, event: str, message: str) -> None:
         for failure in self.notify(event, message):

@@ -94,6 +94,7 @@ class Stage:
     Attributes:
         reads: Inputs; a change makes the stage stale.
         writes: Outputs, run-relative with ``{path}``; the stage is done when they exist and parse.
+        announces: An event and its message, told before the stage runs; ``None``: nothing to tell.
         check: What else must hold of the outputs, for stages that can stop half-way.
         verdict: Why the outputs say that the path failed, or ``None``; parses them.
         skip: Says why there is nothing to do, or ``None``.
@@ -110,6 +111,7 @@ class Stage:
     per_path: bool = False
     partial: tuple[str, ...] = ()
     keeps_edits: bool = False
+    announces: Callable[[StageContext], tuple[str, str] | None] | None = None
     check: Callable[[RunLayout, str | None], Check] | None = None
     verdict: Callable[[RunLayout, str], str | None] | None = None
     skip: Callable[[RunLayout], str | None] | None = None
@@ -161,8 +163,8 @@ class Compute(Protocol):
     ) -> Finished:
         """Run a program for at most ``limit_s`` seconds and never past the cap.
 
-        ``reserved``: the plan set its time aside (judging), so it is counted but not held up by a cap
-        that training used to the last second.
+        ``reserved``: the plan set its time aside (judging), so it may also use the slack above the cap,
+        should training have used that to the last second.
 
         Raises:
             Blocked: nothing is left to spend.

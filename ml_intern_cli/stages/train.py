@@ -79,6 +79,15 @@ def run(context: StageContext) -> StageResult:
     )
 
 
+def _announces(context: StageContext) -> tuple[str, str] | None:
+    """That training starts; going on with it is no news."""
+    if last_checkpoint(context.layout, context.path):
+        return None
+    plan = context.read(Plan, PLAN)
+    steps = plan.path(context.path).steps
+    return "train_started", f"{context.layout.slug}: path {context.path}: {steps:,} steps on {plan.dataset}"
+
+
 def last_checkpoint(layout: RunLayout, path_id: str) -> dict[str, Any]:
     """ckpts/last.json; empty when there is none or it cannot be read."""
     return read_json(layout.path(path_id, LAST_CHECKPOINT))
@@ -212,5 +221,6 @@ STAGE = Stage(
     run=run,
     per_path=True,
     partial=tuple(f"{{path}}/{name}" for name in (*LOGS, "ckpts")),
+    announces=_announces,
     check=_check,
 )

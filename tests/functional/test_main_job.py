@@ -11,6 +11,7 @@ import pytest
 
 from ml_intern_cli.documents.registry import DOCUMENTS, load
 from ml_intern_cli.documents.verify import Verify
+from ml_intern_cli.notify import EVENTS
 from tests.loopback_hub import LoopbackHub
 from tests.small_runs import GOOD_SENTENCE, SLUG, copy_run, ml_intern, states
 
@@ -48,6 +49,15 @@ def test_every_second_of_compute_is_counted(good_run: Path) -> None:
     counted = sum(row["data"]["seconds"] for row in rows if row["event_type"] == "spend")
     assert float(spent[0]) == pytest.approx(counted / 60, abs=0.01)
     assert counted > 20
+
+
+def test_every_milestone_is_told_once_and_in_order(good_run: Path) -> None:
+    rows = [json.loads(line) for line in (good_run / "events.jsonl").read_text().splitlines()]
+    told = [row["event_type"] for row in rows if row["event_type"] in EVENTS]
+    assert told == [
+        *("budget_set", "approval_required", "plan_ready", "code_ready"),
+        *("train_started", "published", "train_done"),
+    ]
 
 
 def test_the_published_folder_loads_in_a_fresh_process(good_run: Path) -> None:
