@@ -875,8 +875,10 @@ def calibrate(
     if not results:
         raise TrainingFailed("out of memory")
 
+    batch = next_windows(min(BATCH_WINDOWS, results[-1]["micro_batch"]))
+    evaluate(stepper.model, iter([batch]))  # a warm-up
     started = time.monotonic()
-    _, eval_tokens = evaluate(stepper.model, iter([next_windows(results[0]["micro_batch"])]))
+    _, eval_tokens = evaluate(stepper.model, iter([batch]))
     eval_s = time.monotonic() - started
     with tempfile.TemporaryDirectory(dir=out.parent) as directory:  # the disk that checkpoints go to
         started = time.monotonic()

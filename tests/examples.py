@@ -50,6 +50,7 @@ def path_plan(
         hypothesis="visiting each expert once trains more tokens in the same time",
         why="more tokens in the same slice",
         slice_s=140.0,
+        judging_s=20.0,
         steps=590,
         micro_batch=8,
         accumulation=1,

@@ -53,7 +53,8 @@ class PathPlan(Model):
     variant: str  # the blueprint's code: "own", "transformers"
     hypothesis: str
     why: str  # why it might win
-    slice_s: Seconds = Field(gt=0)  # seconds of compute for its training
+    slice_s: Seconds = Field(gt=0)  # of compute for its training
+    judging_s: Seconds = Field(ge=0)  # of compute set aside for its smoke and verification
     retry_of: PathId | None = None
     steps: int = Field(gt=0)
     micro_batch: int = Field(gt=0)  # sequences per forward pass
@@ -75,7 +76,7 @@ class PathPlan(Model):
     measured_tokens_per_s: Rate = Field(gt=0)  # by calibration on this machine
 
 
-_DESCRIPTION = Bullets(PathPlan, ("variant", "hypothesis", "why", "slice_s", "retry_of"))
+_DESCRIPTION = Bullets(PathPlan, ("variant", "hypothesis", "why", "slice_s", "judging_s", "retry_of"))
 _NUMBERS = tuple(
     name for name in PathPlan.model_fields if name not in {"id", "approach", *_DESCRIPTION.names}
 )

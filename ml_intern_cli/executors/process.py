@@ -163,7 +163,10 @@ def environment(home: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait crawl on a machine that is shared
+        # How long threads spin before they sleep. By default long enough that two programs on one machine
+        # slow each other down fourfold; at once, as OMP_WAIT_POLICY=PASSIVE has it, a third of the speed of
+        # one program alone is lost to waking up (PyTorch's CPU builds use GNU's OpenMP).
+        "GOMP_SPINCOUNT": "1000",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUSERBASE": site.getuserbase(),  # a --user installation stays importable under another HOME

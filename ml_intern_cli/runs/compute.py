@@ -40,9 +40,9 @@ class BudgetedCompute:
         """What was spent so far."""
         return max(self._budget().gpu_min_used * 60, sum(spent_s(self._layout).values()))
 
-    def remaining_s(self) -> float:
-        """What is left under the cap."""
-        return max(0.0, self.cap_s() - self.used_s())
+    def remaining_s(self, *, slack_s: float = 0.0) -> float:
+        """What is left under the cap, or that much above it."""
+        return max(0.0, self.cap_s() + slack_s - self.used_s())
 
     def run(
         self,
@@ -59,13 +59,14 @@ class BudgetedCompute:
     ) -> Finished:
         """Run a program for at most ``limit_s`` seconds and never past the cap.
 
-        ``reserved``: the plan set its time aside (judging), so it is counted but not held up by a cap
-        that training used to the last second.
+        ``reserved``: the plan set its time aside (judging), so it may also use the slack above the cap,
+        should training have used that to the last second.
 
         Raises:
             Blocked: the cap is reached.
         """
-        allowed_s = limit_s if reserved else min(limit_s, self.remaining_s())
+        left_s = self.remaining_s(slack_s=_slack_s(self.cap_s()) if reserved else 0.0)
+        allowed_s = min(limit_s, left_s)
         if allowed_s < _LEAST_S:
             raise self.exhausted(what)
         job = Job(
@@ -73,7 +74,7 @@ class BudgetedCompute:
             cwd=cwd,
             home=self._layout.scratch / "home",
             limit_s=allowed_s,
-            grace_s=_grace_s(allowed_s),
+            grace_s=_LEAST_S if reserved else _grace_s(allowed_s),  # what judges has no checkpoint to write
             stdout=stdout,
             stderr=stderr,
         )
@@ -89,6 +90,9 @@ class BudgetedCompute:
             meter.elapsed_s = finished.seconds
         finally:
             meter.settle()
+        if reserved and finished.out_of_time and allowed_s < limit_s:
+            # The cap ended it, which says nothing about what was judged.
+            raise self.exhausted(what)
         return finished
 
     def exhausted(self, what: str) -> Blocked:
@@ -134,6 +138,11 @@ class _Meter:
             self.spend(portion_s)
 
 
+def _slack_s(seconds: float) -> float:
+    """How far a limit may be overrun: 5 % + 10 s."""
+    return 0.05 * seconds + 10.0
+
+
 def _grace_s(limit_s: float) -> float:
-    """How long a program that was asked to stop may take: an overrun never exceeds 5 % + 10 s."""
-    return 0.04 * limit_s + 8.0
+    """How long a program that was asked to stop may take; what ending it takes is part of the slack too."""
+    return 0.8 * _slack_s(limit_s)

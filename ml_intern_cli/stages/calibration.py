@@ -14,28 +14,53 @@ from ml_intern_cli.errors import Blocked
 from ml_intern_cli.stages.base import Progress, StageContext
 from ml_intern_cli.stages.judging import tail_of
 
-_MICRO_BATCH_TOKENS = (2048, 4096, 8192, 16384)
+_MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096, 8192, 16384)
 _WORTH_IT = 1.05  # a larger micro-batch or another precision must be that much faster
 _STARTUP_ALLOWANCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How fast training steps of one kind are. The rate is in tokens per second."""
+
+    micro_batch: int  # sequences
+    precision: Precision
+    tokens_per_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
     """What was measured for one path. Rates are in tokens per second."""
 
-    micro_batch: int
-    precision: Precision
-    tokens_per_s: float
+    timings: tuple[Timing, ...]  # by size, fp32 first
     eval_tokens_per_s: float
     checkpoint_s: float
     startup_s: float
-    listed: str  # all measurements, for the plan's sources
+
+    def fastest(self, sequences: int) -> Timing:
+        """The fastest way to train on batches of so many sequences; the smallest one if none is so small.
+
+        Something larger or rounder has to be clearly faster.
+        """
+        best = self.timings[0]
+        for timing in self.timings[1:]:
+            fits = timing.micro_batch <= max(sequences, self.timings[0].micro_batch)
+            if fits and timing.tokens_per_s > _WORTH_IT * best.tokens_per_s:
+                best = timing
+        return best
+
+    def listed(self, sequences: int) -> str:
+        """All that could have been chosen for such batches, for the plan's sources."""
+        return ", ".join(
+            f"{timing.tokens_per_s:,.0f} with {timing.precision} × {timing.micro_batch}"
+            for timing in self.timings
+            if timing.micro_batch <= sequences
+        )
 
 
 def micro_batches(seq_len: int, sequences: int) -> tuple[int, ...]:
-    """Micro-batches worth measuring: divisors of the step's sequences, of 2k to 16k tokens each."""
-    wanted = {min(sequences, max(1, tokens // seq_len)) for tokens in _MICRO_BATCH_TOKENS}
-    return tuple(sorted(size for size in wanted if sequences % size == 0)) or (sequences,)
+    """Micro-batches worth measuring: of 512 to 16k tokens, up to a whole step of that many sequences."""
+    return tuple(sorted({min(sequences, max(1, tokens // seq_len)) for tokens in _MICRO_BATCH_TOKENS}))
 
 
 def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float) -> Speed:
@@ -83,20 +108,16 @@ def _read(folder: Path, plan: Plan) -> Speed:
             why=tail,
             ways_on=("use fewer parameters: --params", "use a machine with more memory or a GPU"),
         )
-    # In order of size, fp32 first: something larger or rounder has to be clearly faster.
-    best = results[0]
-    for one in results[1:]:
-        if one["tokens_per_s"] > _WORTH_IT * best["tokens_per_s"]:
-            best = one
-    listed = ", ".join(
-        f"{one['tokens_per_s']:,.0f} with {one['precision']} × {one['micro_batch']}" for one in results
-    )
     return Speed(
-        micro_batch=int(best["micro_batch"]),
-        precision=Precision(best["precision"]),
-        tokens_per_s=float(best["tokens_per_s"]),
+        timings=tuple(
+            Timing(
+                micro_batch=int(one["micro_batch"]),
+                precision=Precision(one["precision"]),
+                tokens_per_s=float(one["tokens_per_s"]),
+            )
+            for one in results
+        ),
         eval_tokens_per_s=float(answer["eval_tokens_per_s"]),
         checkpoint_s=float(answer["checkpoint_s"]),
         startup_s=float(answer["startup_s"]),
-        listed=listed,
     )

@@ -101,13 +101,13 @@ def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evid
 
 
 def _remaining_s(context: StageContext, plan: Plan) -> float:
-    """What the caps leave for a retry: not what siblings that have yet to train were promised."""
-    promised = sum(
-        other.slice_s
-        for other in plan.paths
-        if other.id != context.path and not context.layout.path(other.id, LAST_CHECKPOINT).is_file()
-        and not context.layout.path(other.id, POSTMORTEM).is_file()
-    )  # fmt: skip
+    """What the caps leave for a retry's training: not its judging, nor what was promised to siblings."""
+    promised = plan.path(context.path).judging_s
+    for other in plan.paths:
+        folder = context.layout.path(other.id)
+        if other.id == context.path or (folder / POSTMORTEM).is_file() or (folder / VERIFY).is_file():
+            continue
+        promised += other.judging_s + (0.0 if (folder / LAST_CHECKPOINT).is_file() else other.slice_s)
     return context.compute.remaining_s() - promised
 
 

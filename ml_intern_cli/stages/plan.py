@@ -178,6 +178,7 @@ def _draft(context: StageContext, task: Task, budget: Budget, prepared: _Prepare
             hypothesis=idea.hypothesis,
             why=idea.why,
             slice_s=1.0,
+            judging_s=0.0,
             steps=1,
             micro_batch=sequences,
             accumulation=1,
@@ -224,7 +225,8 @@ def _plan(draft: Plan, paths: tuple[PathPlan, ...], speeds: list[Speed], wish: W
     tokens = max(draft.tokens(path) for path in paths)
     rates = " and ".join(format_count(round(path.measured_tokens_per_s)) for path in paths)
     measured = "; ".join(
-        f"path {path.id}: {speed.listed}" for path, speed in zip(paths, speeds, strict=False)
+        f"path {path.id}: {speed.listed(path.micro_batch * path.accumulation)}"
+        for path, speed in zip(paths, speeds, strict=False)
     )
     sources = {
         "vocab_size": f"tokenizer: {draft.tokenizer}",

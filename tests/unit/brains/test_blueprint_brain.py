@@ -181,6 +181,7 @@ def plan_of(variant: str = "own") -> Plan:
     path = path_plan(
         variant=variant,
         slice_s=60,
+        judging_s=10,
         steps=100,
         accumulation=2,
         learning_rate=0.001,

@@ -19,6 +19,7 @@ PATH = path_plan(
     min_learning_rate=0.0008,
     warmup_steps=20,
     slice_s=100,
+    judging_s=20,
     checkpoint_every=200,
     measured_tokens_per_s=9000,
 )

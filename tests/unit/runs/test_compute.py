@@ -41,6 +41,26 @@ def test_a_program_is_stopped_at_the_cap_and_not_at_its_own_limit(tmp_path: Path
     assert 3.0 <= seconds < 3.0 * 1.05 + 10
 
 
+def test_judging_may_use_the_slack_above_the_cap_and_no_more(tmp_path: Path) -> None:
+    compute = _compute(tmp_path, cap_s=60)
+    record(RunLayout(tmp_path), "spend", path="a", seconds=69.5, what="training")
+    argv = (sys.executable, "-c", "import time; time.sleep(60)")
+    with pytest.raises(Blocked, match="no budget for verify"):
+        compute.run(argv, what="verify", cwd=tmp_path, limit_s=60)
+    with pytest.raises(Blocked, match="no budget for verify"):  # cut short by the cap: that is no verdict
+        compute.run(argv, what="verify", cwd=tmp_path, limit_s=60, reserved=True)
+    assert 60 * 1.05 + 10 <= compute.used_s() < 60 * 1.05 + 13
+    with pytest.raises(Blocked, match="no budget for verify"):
+        compute.run((sys.executable, "-c", "open('ran', 'w')"), what="verify", cwd=tmp_path, limit_s=60)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_judge_that_takes_longer_than_its_own_limit_is_answered_for(tmp_path: Path) -> None:
+    compute = _compute(tmp_path, cap_s=60)
+    argv = (sys.executable, "-c", "import time; time.sleep(60)")
+    assert compute.run(argv, what="verify", cwd=tmp_path, limit_s=1.5, reserved=True).out_of_time
+
+
 def test_what_was_spent_stands_in_the_log_and_in_the_budget(tmp_path: Path) -> None:
     seconds = _sleep(_compute(tmp_path, cap_s=60), tmp_path, 1.0)
     assert spent_s(RunLayout(tmp_path)) == {"a": pytest.approx(seconds, abs=0.01)}
