@@ -33,6 +33,7 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|can't allocate memory|Cannot allocate memory"
 )
 _KILL_SIGNALS = {-9, 137}  # the kernel's out-of-memory killer, directly or through a shell
+_FAILED = "train.py: failed: "  # how train.py begins the line that says why
 _CANNOT_START = 2  # exit code of train.py for data or settings that it refuses
 
 
@@ -263,8 +264,8 @@ def _reason(evidence: Evidence) -> str:
     last = evidence.last or {}
     if last.get("status") == "failed":
         return str(last.get("reason") or "")
-    failures = [line for line in evidence.stderr_tail.splitlines() if line.startswith("failed: ")]
-    return failures[-1].removeprefix("failed: ") if failures else ""
+    failures = [line for line in evidence.stderr_tail.splitlines() if line.startswith(_FAILED)]
+    return failures[-1].removeprefix(_FAILED) if failures else ""
 
 
 def _last_line(evidence: Evidence) -> str:

@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,28 @@ _FRAMES_PER_S = 8
 _WORTH_TELLING_S = 10.0  # stages shorter than this don't say how long they took
 _TELL_EVERY_S = 10.0  # at most, without a terminal
 _TELL_AT_LEAST_EVERY_S = 60.0
+_PACE_AFTER_S = 3.0  # of work, before its pace says how long the rest will take
+
+
+class Pace:
+    """How long work will still take, where it does not say so itself: as fast as it went so far."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._work: tuple[str, str | None, int | None] | None = None
+        self._began_s, self._began_done = 0.0, 0
+
+    def timed(self, progress: Progress) -> Progress:
+        """The progress, with the time left if that can be told."""
+        work = (progress.stage, progress.path_id, progress.total)
+        if work != self._work:
+            self._work, self._began_s, self._began_done = work, self._clock(), progress.done or 0
+        took_s = self._clock() - self._began_s
+        done = (progress.done or 0) - self._began_done
+        if progress.left_s is not None or not progress.total or done <= 0 or took_s < _PACE_AFTER_S:
+            return progress
+        left = progress.total - (progress.done or 0)
+        return replace(progress, left_s=left * took_s / done)
 
 
 class QuietReporter:
@@ -78,6 +101,7 @@ class LineReporter(QuietReporter):
         super().__init__()
         self._terminal = terminal
         self._clock = clock
+        self._pace = Pace(clock)
         self._losses: list[float] = []
         self._told_at_s = 0.0
         self._told_tenth = 0
@@ -95,6 +119,7 @@ class LineReporter(QuietReporter):
 
     def progress(self, progress: Progress) -> None:
         """Long work moved on."""
+        progress = self._pace.timed(progress)
         if progress.loss is not None:
             self._losses.append(progress.loss)
         waited_s = self._clock() - self._told_at_s
@@ -161,6 +186,7 @@ class LiveReporter(LineReporter):
 
     def progress(self, progress: Progress) -> None:
         """Long work moved on."""
+        progress = self._pace.timed(progress)
         if progress.loss is not None:
             self._losses.append(progress.loss)
         self._label = stage_label(progress.stage, progress.path_id)

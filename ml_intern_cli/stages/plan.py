@@ -44,6 +44,7 @@ _EVAL_SHARE = 0.05  # of the training tokens, for each of val and heldout
 _EVAL_TOKENS = (20_000, 200_000)  # at least, at most
 _CALIBRATION_SHARE = 0.04  # of the cap, per path
 _CALIBRATION_S = (6.0, 60.0)
+_FULL = 0.5  # of a slice: less than that of training does not fill it
 _NUMBER = {"min_learning_rate_ratio": "min_learning_rate", "warmup_fraction": "warmup_steps"}
 """The number of a plan that a part of a recipe becomes."""
 _FILES = (
@@ -231,19 +232,30 @@ def _plan(draft: Plan, paths: tuple[PathPlan, ...], speeds: list[Speed], wish: W
     sources = {
         "vocab_size": f"tokenizer: {draft.tokenizer}",
         **{_NUMBER.get(name, name): source for name, source in wish.recipe(tokens).sources.items()},
-        "steps": "fills the path's slice at the measured speed, with a tenth to spare",
+        "steps": _why_steps(wish),
         "micro_batch": f"the fastest here, in tokens/s: {measured}",
         "precision": f"the fastest here, in tokens/s: {measured}",
     }
     steps = f"{first.steps:,} steps × {draft.tokens_per_step(first):,} tokens each"
+    # Steps or tokens that were asked for may need far less than the slice, which is then only a limit.
+    training_s = draft.tokens(first) / first.measured_tokens_per_s
+    fills_slice = training_s > _FULL * first.slice_s
+    took = format_duration(first.slice_s) if fills_slice else f"about {format_duration(training_s)}"
     return draft.model_copy(
         update={
-            "summary": f"{steps} · {format_duration(first.slice_s)} each (measured {rates} tokens/s)",
+            "summary": f"{steps} · {took} each (measured {rates} tokens/s)",
             "tokens_per_path": tokens,
             "sources": tuple(Source(number=number, source=source) for number, source in sources.items()),
             "paths": paths,
         }
     )
+
+
+def _why_steps(wish: Wish) -> str:
+    if wish.steps is not None or wish.tokens is not None:
+        return "as TASK.md asks"
+    capped = "" if wish.token_budget is None else ", and within token_budget of BUDGET.md"
+    return f"fills the path's slice at the measured speed, with a tenth to spare{capped}"
 
 
 def _write_data(context: StageContext, prepared: _Prepared, plan: Plan) -> Manifest:

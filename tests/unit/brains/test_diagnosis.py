@@ -74,7 +74,8 @@ def test_a_loss_that_is_not_finite_lowers_the_learning_rate_and_warms_up_longer(
 
 
 def test_a_failure_before_the_first_checkpoint_is_read_from_stderr() -> None:
-    diagnosis = diagnose(evidence("train", stderr_tail="note\nfailed: not finite at step 2\n", exit_code=3))
+    tail = "note\ntrain.py: failed: not finite at step 2\n"
+    diagnosis = diagnose(evidence("train", stderr_tail=tail, exit_code=3))
     assert diagnosis.cause == "not-finite"
 
 

@@ -10,6 +10,7 @@ import pytest
 from ml_intern_cli.cli.reporter import (
     LineReporter,
     LiveReporter,
+    Pace,
     QuietReporter,
     clock_time,
     make_reporter,
@@ -52,6 +53,20 @@ def test_progress_of_unknown_length_says_what_it_does():
     )
 
 
+def test_work_that_does_not_say_how_long_it_takes_goes_on_at_its_pace():
+    clock = Clock()
+    pace = Pace(clock)
+
+    def left_s(done: int, total: int | None = 100) -> float | None:
+        return pace.timed(Progress(stage="verify", what="samples", done=done, total=total)).left_s
+
+    assert left_s(20) is None
+    clock.now_s += 10
+    assert left_s(40) == pytest.approx(30)
+    assert left_s(0, total=7) is None  # other work: its pace is not known yet
+    assert left_s(3, total=None) is None
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03"), (-4, "0:00")])
 def test_clock_times(seconds, text):
     assert clock_time(seconds) == text
@@ -81,9 +96,8 @@ def test_lines_tell_progress_at_most_every_ten_seconds_and_ten_percent():
     for second in range(1, 101):  # 1 % per second
         clock.now_s += 1
         reporter.progress(Progress(stage="train", what="train", path_id="a", done=second, total=100))
-    assert [line.split()[-1] for line in _lines(stream)[1:]] == [
-        f"{share}/100" for share in range(10, 101, 10)
-    ]
+    told = [line.split(maxsplit=3)[3] for line in _lines(stream)[1:]]
+    assert told == [f"{share}/100  {clock_time(100 - share)} left" for share in range(10, 101, 10)]
 
 
 def test_lines_give_a_sign_of_life_each_minute_when_little_moves():
