@@ -7,12 +7,17 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_intern_cli.documents.layout import TRAIN_PY
 from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
+from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.judging import tail_of
+from ml_intern_cli.stages.programs import how_it_crashed, tail_of
+
+if TYPE_CHECKING:
+    from ml_intern_cli.executors.process import Finished
 
 _MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096, 8192, 16384)
 _WORTH_IT = 1.05  # a larger micro-batch or another precision must be that much faster
@@ -83,29 +88,32 @@ def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float
         sys.executable, TRAIN_PY, "--calibrate", "calibration.json", "--seconds", f"{seconds:.1f}",
         "--micro-batches", ",".join(map(str, sizes)), "--precisions", "fp32,bf16",
     )  # fmt: skip
-    context.compute.run(
+    finished = context.compute.run(
         argv,
         what=f"calibration of path {path.id}",
         cwd=folder,
         limit_s=seconds + _STARTUP_ALLOWANCE_S,
         stderr=folder / "stderr",
     )
-    speed = _read(folder, plan)
+    speed = _read(folder, plan, finished)
     shutil.rmtree(folder, ignore_errors=True)
     return speed
 
 
-def _read(folder: Path, plan: Plan) -> Speed:
+def _read(folder: Path, plan: Plan, finished: Finished) -> Speed:
     try:
         answer = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         answer = {"results": []}
     results = answer["results"]
     if not results:
-        tail = tail_of(folder / "stderr", lines=1) or "out of memory"
+        if finished.out_of_time:
+            why = f"two steps of the smallest batch were not done after {format_duration(finished.seconds)}"
+        else:
+            why = how_it_crashed(finished.exit_code, tail_of(folder / "stderr"))
         raise Blocked(
             f"a model of {plan.params_planned:,} parameters could not be trained for one step here",
-            why=tail,
+            why=why,
             ways_on=("use fewer parameters: --params", "use a machine with more memory or a GPU"),
         )
     return Speed(

@@ -30,7 +30,7 @@ from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import D, Ref, Stage, StageContext, StageResult, read_document
-from ml_intern_cli.stages.judging import tail_of
+from ml_intern_cli.stages.programs import tail_of
 from ml_intern_cli.stages.train import ENDED, last_checkpoint, read_json
 
 if TYPE_CHECKING:

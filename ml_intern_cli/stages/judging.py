@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.errors import MlInternError
 from ml_intern_cli.stages.base import Progress, StageContext
+from ml_intern_cli.stages.programs import tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
 
 M = TypeVar("M", bound=Model)
-_TAIL_LINES = 12
 _PROGRESS = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<what>.+)")  # as the judge writes it
 
 
@@ -85,15 +85,3 @@ def how_it_ended(finished: Finished) -> str:
     if finished.exit_code < 0:
         return f"the process was killed by signal {-finished.exit_code}"
     return f"the process exited with code {finished.exit_code} before any verdict"
-
-
-def tail_of(path: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a text file; empty when there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 16_384))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])

@@ -31,7 +31,7 @@ from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.errors import MlInternError
 from ml_intern_cli.stages.base import Check, Progress, Ref, Stage, StageContext, StageResult, read_document
-from ml_intern_cli.stages.judging import tail_of
+from ml_intern_cli.stages.programs import tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.hub.publish import Publication

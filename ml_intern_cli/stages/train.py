@@ -37,7 +37,7 @@ from ml_intern_cli.stages.base import (
     StageContext,
     StageResult,
 )
-from ml_intern_cli.stages.judging import tail_of
+from ml_intern_cli.stages.programs import how_it_crashed, tail_of
 
 ENDED = "ckpts/ended.json"
 _LEAST_S = 10.0  # a training that was interrupted with its slice used up has to start in order to close
@@ -158,7 +158,7 @@ def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], exit_c
     """A failed path; its cause is in ckpts/last.json, or only in how the program ended."""
     tail = tail_of(context.layout.path(path.id, TRAIN_STDERR))
     _raise_if_disk_full(context, tail)
-    reason = str(last.get("reason")) if last.get("status") == "failed" else _crash(exit_code, tail)
+    reason = str(last.get("reason")) if last.get("status") == "failed" else how_it_crashed(exit_code, tail)
     return StageResult(
         outcome=Outcome.FAILED,
         summary=f"failed at step {last.get('step', 0)}: {reason}",
@@ -175,13 +175,6 @@ def _raise_if_disk_full(context: StageContext, tail: str) -> None:
             f"the disk is full: {context.layout.path(context.path)} could not take a checkpoint",
             hint=f"free some; then training goes on: ml-intern run {context.layout.slug}",
         )
-
-
-def _crash(exit_code: int, tail: str) -> str:
-    if exit_code < 0:
-        return f"killed by signal {-exit_code}"
-    last = tail.splitlines()[-1] if tail else "nothing on stderr"
-    return f"exit code {exit_code}: {last}"
 
 
 def _ended(path_id: str, *, reason: str | None, exit_code: int) -> dict[str, str]:

@@ -1,0 +1,27 @@
+"""What a program left behind: the end of its log, and why it failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_TAIL_LINES = 12
+
+
+def tail_of(path: Path, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a text file; empty when there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16_384))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def how_it_crashed(exit_code: int, tail: str) -> str:
+    """One line about a program that failed without saying why in a file."""
+    if exit_code < 0:
+        return f"killed by signal {-exit_code}"
+    last = tail.splitlines()[-1] if tail else "nothing on stderr"
+    return f"exit code {exit_code}: {last}"
