@@ -22,6 +22,8 @@ _JUDGING_S = 12.0  # probes beside that
 _PUBLISHING_S = 10.0
 _MOST_JUDGING = 0.4  # of a path's share
 _EVALUATIONS = 8
+_CHECKPOINT_EVERY_S = 300.0
+_MOST_CHECKPOINTING = 0.02  # of the training time
 _EVAL_SHARE = 0.1  # evaluated tokens per trained one; train.py keeps to it
 _SAMPLES_S, _SAMPLES_SHARE = 10.0, 0.04  # what train.py writes: at least so long, or that part of a slice
 _MOST_OVERHEAD = 0.3  # of a slice, for start-up and checkpoints
@@ -97,7 +99,7 @@ def _fit(
     micro_batch = timing.micro_batch
     accumulation = max(1, round(recipe.tokens_per_step / draft.seq_len / micro_batch))
     tokens_per_step = micro_batch * accumulation * draft.seq_len
-    fixed_s = _fixed_s(speed) + max(_SAMPLES_S, _SAMPLES_SHARE * slice_s)
+    fixed_s = _fixed_s(speed, slice_s) + max(_SAMPLES_S, _SAMPLES_SHARE * slice_s)
     available_s = _SAFETY * slice_s - min(fixed_s, _MOST_OVERHEAD * slice_s)
     fitting = int(available_s / (tokens_per_step * _per_token_s(speed, timing)))
     wanted = wish.most_steps(tokens_per_step, num_paths=num_paths)
@@ -117,7 +119,7 @@ def _fit(
             "learning_rate": recipe.learning_rate,
             "min_learning_rate": float(f"{recipe.learning_rate * recipe.min_learning_rate_ratio:.3g}"),
             "eval_every": max(1, round(steps / _EVALUATIONS)),
-            "checkpoint_every": max(1, round(steps / _EVALUATIONS)),
+            "checkpoint_every": max(1, round(steps / _num_checkpoints(speed, slice_s))),
             "precision": timing.precision,
             "measured_tokens_per_s": round(timing.tokens_per_s, 1),
         }
@@ -142,9 +144,15 @@ def _judging_s(speed: Speed) -> float:
     return _JUDGING_S + 2 * speed.startup_s + _JUDGED_TOKENS / speed.eval_tokens_per_s
 
 
-def _fixed_s(speed: Speed) -> float:
+def _fixed_s(speed: Speed, slice_s: float) -> float:
     """Start-up and checkpoints, however many steps there are."""
-    return speed.startup_s + (_EVALUATIONS + 2) * speed.checkpoint_s
+    return speed.startup_s + (_num_checkpoints(speed, slice_s) + 2) * speed.checkpoint_s
+
+
+def _num_checkpoints(speed: Speed, slice_s: float) -> int:
+    """One with each evaluation, and between them so many that little is lost when the power fails."""
+    interval_s = max(_CHECKPOINT_EVERY_S, speed.checkpoint_s / _MOST_CHECKPOINTING)
+    return max(_EVALUATIONS, round(slice_s / interval_s))
 
 
 def _per_token_s(speed: Speed, timing: Timing) -> float:
@@ -164,7 +172,7 @@ class _Shortage:
     def blocked(self, speed: Speed, timing: Timing, slug: str) -> Blocked:
         """The error, with budgets that would do."""
         training_s = max(1.0, self.steps * self.tokens_per_step / timing.tokens_per_s)
-        enough_s = self.num_paths * (1.4 * training_s + 2 * _fixed_s(speed) + 60)
+        enough_s = self.num_paths * (1.4 * training_s + 2 * _fixed_s(speed, training_s) + 60)
         ways_on = [f"ml-intern run {slug} --time-budget {round(enough_s / 60 + 1)}m"]
         if self.num_paths > 1:
             ways_on.append(f"ml-intern run {slug} --max-paths 1")

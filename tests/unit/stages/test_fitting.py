@@ -66,6 +66,15 @@ def test_steps_leave_room_in_the_slice_for_what_is_not_training() -> None:
     assert 0.6 * path.slice_s < training_s < 0.9 * path.slice_s - SPEED.startup_s
 
 
+def test_a_long_training_is_saved_every_five_minutes_unless_saving_is_slow() -> None:
+    for checkpoint_s, interval_s in ((0.05, 300), (30.0, 1500)):
+        speed = replace(SPEED, checkpoint_s=checkpoint_s)
+        (path,) = fit(_draft(), [speed], _wish(), remaining_s=36_000, slug="s")
+        step_s = path.micro_batch * path.accumulation * 128 / path.measured_tokens_per_s
+        assert path.checkpoint_every * step_s == pytest.approx(interval_s, rel=0.25)
+        assert path.eval_every == pytest.approx(path.steps / 8, abs=1)
+
+
 def test_all_shares_together_are_what_is_left_less_publishing() -> None:
     for remaining_s, count in ((300.0, 2), (60.0, 1), (20.0, 1)):
         shares = divide(remaining_s, [SPEED, SPEED])
