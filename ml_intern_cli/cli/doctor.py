@@ -26,7 +26,6 @@ _GIB = 2**30
 _HUB_TIMEOUT_S = 3.0
 _NVIDIA_TIMEOUT_S = 10.0
 _LEAST_DISK_GIB = 2.0
-_WALLS = "walls around programs; not used by this version"
 _NEEDED = ("torch", "transformers", "datasets", "tokenizers", "safetensors", "accelerate", "huggingface_hub")
 
 
@@ -65,7 +64,7 @@ def examine(settings: Settings) -> Diagnosis:
         *_software(),
         *_accounts(settings),
         *_brains(settings),
-        *_tools(),
+        _wall(),
     )
     return Diagnosis(is_able=all(check.finding is not Finding.BROKEN for check in checks), checks=checks)
 
@@ -236,16 +235,17 @@ def _brains(settings: Settings) -> Iterator[Check]:
         yield _absent("brains", name, value, "language models are not used by this version")
 
 
-def _tools() -> Iterator[Check]:
-    for tool, purpose in (
-        ("bwrap", "walls around programs"),
-        ("docker", "walls around programs"),
-        ("git", ""),
-    ):
-        found = shutil.which(tool)
-        yield (
-            _present("tools", tool, found, purpose) if found else _absent("tools", tool, "not found", purpose)
-        )
+def _wall() -> Check:
+    from ml_intern_cli.executors.walls import Wall, standing_wall
+
+    if standing_wall() is Wall.BUBBLEWRAP:
+        inside = "programs of a path write there only, and reach no network and no secret"
+        return _present("walls", "bubblewrap", "stands", inside)
+    if shutil.which("bwrap"):
+        value, hint = "installed, but may not be used here", "allow unprivileged user namespaces"
+    else:
+        value, hint = "not found", "install it: apt install bubblewrap"
+    return _absent("walls", "bubblewrap", value, f"{hint}; programs of a path can read and write your files")
 
 
 def _version(package: str) -> str | None:

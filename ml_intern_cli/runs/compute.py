@@ -17,6 +17,7 @@ from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.registry import render
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.executors.process import Executor, Finished, Job
+from ml_intern_cli.executors.walls import Openings
 from ml_intern_cli.runs.events import record, spent_s
 from ml_intern_cli.runs.files import write_atomic
 from ml_intern_cli.stages.base import read_document
@@ -55,9 +56,14 @@ class BudgetedCompute:
         stdout: Path | None = None,
         stderr: Path | None = None,
         on_tick: Callable[[float], None] | None = None,
+        writable: tuple[Path, ...] = (),
+        hidden: tuple[Path, ...] = (),
         reserved: bool = False,
     ) -> Finished:
         """Run a program for at most ``limit_s`` seconds and never past the cap.
+
+        Where the machine has a wall, the program may write to ``writable`` only, cannot read ``hidden``, and
+        can read the run.
 
         ``reserved``: the plan set its time aside (judging), so it may also use the slack above the cap,
         should training have used that to the last second.
@@ -77,6 +83,7 @@ class BudgetedCompute:
             grace_s=_LEAST_S if reserved else _grace_s(allowed_s),  # what judges has no checkpoint to write
             stdout=stdout,
             stderr=stderr,
+            openings=Openings(readable=(self._layout.root,), writable=writable, hidden=hidden),
         )
         meter = _Meter(lambda seconds: self._spend(seconds, what=what, path_id=path_id))
 

@@ -161,7 +161,7 @@ class RunService:
         if same is not None:
             return same
         for slug in _numbered(wanted):
-            layout = RunLayout((self._index.runs_dir / slug).absolute())
+            layout = RunLayout((self._index.runs_dir / slug).resolve())
             if not layout.root.exists() or not any(layout.root.iterdir()):
                 return layout
             if not options.new and request_of(layout) in {request, ""}:
@@ -282,7 +282,9 @@ class RunService:
 def slug_of(request: str) -> str:
     """``Implement DeepSeek-V3 at 1M`` → ``implement-deepseek-v3-at-1m``."""
     words = re.sub(r"[^a-z0-9.]+", "-", request.lower()).strip("-.")
-    return words[:_LONGEST_SLUG].rstrip("-.") or "run"
+    if len(words) > _LONGEST_SLUG:
+        words = words[: _LONGEST_SLUG + 1].rpartition("-")[0] or words[:_LONGEST_SLUG]
+    return words.strip("-.") or "run"
 
 
 def _looks_like_slug(target: str) -> bool:

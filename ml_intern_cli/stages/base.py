@@ -159,9 +159,14 @@ class Compute(Protocol):
         stdout: Path | None = None,
         stderr: Path | None = None,
         on_tick: Callable[[float], None] | None = None,
+        writable: tuple[Path, ...] = (),
+        hidden: tuple[Path, ...] = (),
         reserved: bool = False,
     ) -> Finished:
         """Run a program for at most ``limit_s`` seconds and never past the cap.
+
+        Where the machine has a wall, the program may write to ``writable`` only, cannot read ``hidden``, and
+        can read the run.
 
         ``reserved``: the plan set its time aside (judging), so it may also use the slack above the cap,
         should training have used that to the last second.

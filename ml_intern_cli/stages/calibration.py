@@ -14,7 +14,7 @@ from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import heldout_shards, how_it_crashed, tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -94,6 +94,8 @@ def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float
         cwd=folder,
         limit_s=seconds + _STARTUP_ALLOWANCE_S,
         stderr=folder / "stderr",
+        writable=(folder,),
+        hidden=heldout_shards(context.layout),
     )
     speed = _read(folder, plan, finished)
     shutil.rmtree(folder, ignore_errors=True)

@@ -32,29 +32,32 @@ _MOST_ROUNDS = 6  # until batch and speed fit each other; usually two
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the user limits. ``None``: as much as fits.
+    """What the user limits, and the data. ``None``: as much as fits.
 
     Attributes:
         steps: Optimizer steps of each path.
         tokens: Training tokens of each path.
         token_budget: Training tokens of all paths together.
+        worthwhile_tokens: Training tokens of each path after which small data have been seen often enough.
         recipe: The training recipe for a number of tokens.
     """
 
     steps: int | None
     tokens: int | None
     token_budget: int | None
+    worthwhile_tokens: int | None
     recipe: Callable[[int], Recipe]
 
     def most_steps(self, tokens_per_step: int, *, num_paths: int) -> int | None:
         """The fewest steps that any of the limits allows."""
-        limits = []
-        if self.steps is not None:
-            limits.append(self.steps)
-        if self.tokens is not None:
-            limits.append(max(1, round(self.tokens / tokens_per_step)))
-        if self.token_budget is not None:
-            limits.append(max(1, self.token_budget // num_paths // tokens_per_step))
+        budget = None if self.token_budget is None else self.token_budget // num_paths
+        limits = [
+            max(1, round(tokens / tokens_per_step))
+            for tokens in (self.tokens, self.worthwhile_tokens)
+            if tokens is not None
+        ]
+        limits += [] if self.steps is None else [self.steps]
+        limits += [] if budget is None else [max(1, budget // tokens_per_step)]
         return min(limits, default=None)
 
 
@@ -133,7 +136,8 @@ def _settle(wish: Wish, speed: Speed, *, seq_len: int, slice_s: float) -> tuple[
     """
     timing = speed.fastest(max(timing.micro_batch for timing in speed.timings))
     for _ in range(_MOST_ROUNDS):
-        recipe = wish.recipe(max(1, wish.tokens or int(slice_s * timing.tokens_per_s)))
+        fitting = int(slice_s * timing.tokens_per_s)
+        recipe = wish.recipe(max(1, wish.tokens or min(fitting, wish.worthwhile_tokens or fitting)))
         before, timing = timing, speed.fastest(recipe.tokens_per_step // seq_len)
         if timing == before:
             break

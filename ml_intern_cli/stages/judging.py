@@ -50,6 +50,7 @@ def judge(
         path_id=context.path,
         stderr=errors,
         on_tick=lambda _: _report(context, action, errors),
+        writable=(layout.scratch,),
         reserved=True,
     )
     tail = tail_of(errors)

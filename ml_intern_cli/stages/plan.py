@@ -8,7 +8,7 @@ when the dataset cannot be had, the model does not fit, or what was asked for do
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.brains import blueprints
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _BYTES_PER_PARAM = 16  # fp32 weights, gradients and two moments of AdamW
 _EVAL_SHARE = 0.05  # of the training tokens, for each of val and heldout
 _EVAL_TOKENS = (20_000, 200_000)  # at least, at most
+_MOST_EPOCHS = 4  # where the user named neither steps nor tokens
 _CALIBRATION_SHARE = 0.04  # of the cap, per path
 _CALIBRATION_S = (6.0, 60.0)
 _FULL = 0.5  # of a slice: less than that of training does not fill it
@@ -78,17 +79,27 @@ def run(context: StageContext) -> StageResult:
         steps=task.steps,
         tokens=task.tokens,
         token_budget=budget.token_budget,
+        worthwhile_tokens=None,
         recipe=lambda tokens: prepared.blueprint.recipe(prepared.sizing, tokens=tokens),
     )
-    paths = fit(draft, speeds, wish, remaining_s=context.compute.remaining_s(), slug=context.layout.slug)
-    plan = _plan(draft, paths, speeds, wish)
+
+    def plan_with(wish: Wish) -> Plan:
+        remaining_s = context.compute.remaining_s()
+        paths = fit(draft, speeds, wish, remaining_s=remaining_s, slug=context.layout.slug)
+        return _plan(draft, paths, speeds, wish)
+
+    plan = plan_with(wish)
     manifest = _write_data(context, prepared, plan)
+    worthwhile = _MOST_EPOCHS * manifest.splits[Split.TRAIN].tokens
+    if task.steps is None and task.tokens is None and plan.tokens_per_path > worthwhile:
+        plan = plan_with(replace(wish, worthwhile_tokens=worthwhile))
     plan = plan.model_copy(update={"dataset_revision": manifest.revision})
+    count = f"{len(plan.paths)} path{'s' * (len(plan.paths) > 1)}"
     return StageResult(
-        summary=f"{len(paths)} path{'s' * (len(paths) > 1)} · {plan.summary}",
+        summary=f"{count} · {plan.summary}",
         documents={PLAN: plan},
         details=prepared.notes,
-        notify=(("plan_ready", f"{context.layout.slug}: {len(paths)} paths, {plan.summary}"),),
+        notify=(("plan_ready", f"{context.layout.slug}: {count}, {plan.summary}"),),
     )
 
 
@@ -254,6 +265,8 @@ def _plan(draft: Plan, paths: tuple[PathPlan, ...], speeds: list[Speed], wish: W
 def _why_steps(wish: Wish) -> str:
     if wish.steps is not None or wish.tokens is not None:
         return "as TASK.md asks"
+    if wish.worthwhile_tokens is not None:
+        return f"{_MOST_EPOCHS} passes over the data; further ones teach little (arXiv 2305.16264)"
     capped = "" if wish.token_budget is None else ", and within token_budget of BUDGET.md"
     return f"fills the path's slice at the measured speed, with a tenth to spare{capped}"
 

@@ -1,8 +1,10 @@
-"""What a program left behind: the end of its log, and why it failed."""
+"""The programs of a path: what they may not read, the end of their logs, and why they failed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from ml_intern_cli.documents.layout import RunLayout
 
 _TAIL_LINES = 12
 
@@ -17,6 +19,11 @@ def tail_of(path: Path, lines: int = _TAIL_LINES) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def heldout_shards(layout: RunLayout) -> tuple[Path, ...]:
+    """The files that only the judge may read."""
+    return tuple(sorted(layout.data.glob("heldout-*.bin")))
 
 
 def how_it_crashed(exit_code: int, tail: str) -> str:

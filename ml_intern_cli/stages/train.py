@@ -37,7 +37,7 @@ from ml_intern_cli.stages.base import (
     StageContext,
     StageResult,
 )
-from ml_intern_cli.stages.programs import how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import heldout_shards, how_it_crashed, tail_of
 
 ENDED = "ckpts/ended.json"
 _LEAST_S = 10.0  # a training that was interrupted with its slice used up has to start in order to close
@@ -61,6 +61,8 @@ def run(context: StageContext) -> StageResult:
         path_id=path.id,
         stderr=folder / TRAIN_STDERR,
         on_tick=watch.tick,
+        writable=(folder,),
+        hidden=heldout_shards(context.layout),
     )
     last = last_checkpoint(context.layout, path.id)
     has_best = context.layout.path(path.id, BEST_CHECKPOINT).is_file()

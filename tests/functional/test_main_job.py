@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from ml_intern_cli.data.shards import load_manifest
+from ml_intern_cli.data.stories import generate
+from ml_intern_cli.documents.manifest import Split
+from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.registry import DOCUMENTS, load
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.notify import EVENTS
 from tests.loopback_hub import LoopbackHub
-from tests.small_runs import GOOD_SENTENCE, SLUG, copy_run, ml_intern, states
+from tests.small_runs import GOOD_SENTENCE, SENTENCE, SLUG, copy_run, ml_intern, states
 
 
 def test_every_document_is_there_and_parses(good_run: Path) -> None:
@@ -98,6 +102,21 @@ def test_without_a_token_publishing_to_the_hub_blocks_with_two_ways_on(
     again = ml_intern("publish", SLUG, "--publish", "folder", runs_dir=runs_dir)
     assert again.code == 0, again.err
     assert not (run / "BLOCKER.md").exists()
+
+
+def test_small_data_are_read_four_times_at_most_unless_asked_otherwise(
+    runs_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.txt"
+    file.write_text("\n\n".join(generate(0, index).text for index in range(300)))
+    arguments = ("--dataset", str(file), "--until", "plan", "--max-paths", "1", "--time-budget", "3m")
+    answer = ml_intern("run", SENTENCE, *arguments, runs_dir=runs_dir)
+    assert answer.code == 0, answer.err
+    plan, manifest = load(runs_dir / SLUG / "PLAN.md"), load_manifest(runs_dir / SLUG / "data")
+    assert isinstance(plan, Plan)
+    epochs = plan.tokens(plan.paths[0]) / manifest.splits[Split.TRAIN].tokens
+    assert 3.5 < epochs < 4.5
+    assert "4 passes over the data" in (runs_dir / SLUG / "PLAN.md").read_text()
 
 
 def test_a_checkpoint_touched_after_verification_is_verified_again(good_run: Path, runs_dir: Path) -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ml_intern_cli.executors import process
 from ml_intern_cli.executors.process import Finished, Job, LocalExecutor, end_orphan
+from ml_intern_cli.executors.walls import Wall
+from tests.unit.executors.bubblewrap import needs_bubblewrap
 
 _STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 _POLITE = (
@@ -23,6 +26,13 @@ _FORKING = (
     "import subprocess, sys, time;"
     "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
 )
+
+
+@pytest.fixture(params=[Wall.NONE, pytest.param(Wall.BUBBLEWRAP, marks=needs_bubblewrap)], autouse=True)
+def wall(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Wall:
+    """Everything here holds without a wall and behind one."""
+    monkeypatch.setattr(process, "standing_wall", lambda: request.param)
+    return Wall(request.param)
 
 
 def _run(tmp_path: Path, code: str, *, limit_s: float = 30.0, grace_s: float = 1.0) -> Finished:
@@ -40,13 +50,21 @@ def _run(tmp_path: Path, code: str, *, limit_s: float = 30.0, grace_s: float = 1
 
 def _sleepers(tmp_path: Path) -> list[int]:
     found = []
-    for process in psutil.process_iter():
+    for running in psutil.process_iter():
         try:
-            if process.cwd() == str(tmp_path) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+            if running.cwd() == str(tmp_path) and running.status() != psutil.STATUS_ZOMBIE:
+                found.append(running.pid)
         except psutil.Error:
             continue
     return found
+
+
+def _none_is_left(tmp_path: Path) -> bool:
+    """Whether all end soon: what was killed takes a moment to go."""
+    deadline = time.monotonic() + 20
+    while _sleepers(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _sleepers(tmp_path) == []
 
 
 def test_a_program_that_ends_reports_its_exit_code(tmp_path: Path) -> None:
@@ -65,8 +83,33 @@ def test_a_program_that_does_not_stop_is_killed_within_its_grace(tmp_path: Path)
 
 
 def test_children_of_a_program_end_with_it(tmp_path: Path) -> None:
-    _run(tmp_path, _FORKING, limit_s=2.0)
-    assert _sleepers(tmp_path) == []
+    seen: list[int] = []
+    job = Job(
+        argv=(sys.executable, "-c", _FORKING), cwd=tmp_path, home=tmp_path / "home", limit_s=3, grace_s=1
+    )
+    LocalExecutor(tmp_path / "child.json").run(job, on_tick=lambda _: seen.append(len(_sleepers(tmp_path))))
+    assert max(seen) >= 2
+    assert _none_is_left(tmp_path)
+
+
+def test_a_program_that_forks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_MOST_PROCESSES", 20)
+    finished = _run(
+        tmp_path, "import os, time\nfor _ in range(60):\n    if not os.fork(): time.sleep(60)\ntime.sleep(60)"
+    )
+    assert (finished.exit_code, finished.out_of_time) == (-signal.SIGKILL, False)
+    assert "more than 20 processes" in (tmp_path / "err").read_text()
+    assert _none_is_left(tmp_path)
+
+
+def test_a_program_cannot_fill_the_disk_with_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_most_file_bytes", lambda _: 1 << 20)
+    finished = _run(tmp_path, "import os\nwhile True: os.write(1, b'x' * 65536)")
+    assert finished.exit_code == 1
+    assert "File too large" in (tmp_path / "err").read_text()
+    assert (tmp_path / "out").stat().st_size == 1 << 20
 
 
 def test_a_program_sees_no_secret_and_not_the_users_home(
@@ -102,17 +145,15 @@ def test_a_program_dies_with_the_program_that_started_it(tmp_path: Path) -> None
         "job = Job(argv=argv, cwd=here, home=here / 'home', limit_s=60, grace_s=5)\n"
         "LocalExecutor(here / 'child.json').run(job, on_tick=lambda _: print('tick', flush=True))\n"
     )
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-c", parent, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 20
-    while _sleepers(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert _sleepers(tmp_path) == []
+    assert started.stdout is not None
+    started.stdout.readline()
+    assert _sleepers(tmp_path) != []
+    started.kill()
+    started.communicate()
+    assert _none_is_left(tmp_path)
 
 
 def test_an_orphan_is_ended_and_a_reused_process_id_is_not(tmp_path: Path) -> None:

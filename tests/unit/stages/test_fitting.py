@@ -41,7 +41,7 @@ def _draft(num_paths: int = 1, **changes: object) -> Plan:
 
 
 def _wish(**limits: int) -> Wish:
-    given = dict.fromkeys(("steps", "tokens", "token_budget")) | limits
+    given = dict.fromkeys(("steps", "tokens", "token_budget", "worthwhile_tokens")) | limits
     return Wish(**given, recipe=lambda tokens: BLUEPRINT.recipe(SIZING, tokens=tokens))
 
 
@@ -88,6 +88,16 @@ def test_a_token_budget_is_shared_by_the_paths() -> None:
     tokens = [path.steps * path.micro_batch * path.accumulation * 128 for path in paths]
     assert sum(tokens) <= 400_000
     assert min(tokens) > 190_000
+
+
+def test_data_that_would_be_repeated_too_often_ends_a_path_early_and_blocks_nothing() -> None:
+    (path,) = fit(_draft(), [SPEED], _wish(worthwhile_tokens=200_000), remaining_s=300, slug="s")
+    tokens_per_step = path.micro_batch * path.accumulation * 128
+    assert path.steps * tokens_per_step == pytest.approx(200_000, abs=tokens_per_step)
+    (longer,) = fit(_draft(), [SPEED], _wish(), remaining_s=300, slug="s")
+    assert path.warmup_steps < longer.warmup_steps
+    assert tokens_per_step <= longer.micro_batch * longer.accumulation * 128
+    fit(_draft(), [SPEED], _wish(worthwhile_tokens=10**12), remaining_s=100, slug="s")
 
 
 @pytest.mark.parametrize("asked", [{"steps": 10_000_000}, {"tokens": 10_000_000_000}])
