@@ -150,6 +150,8 @@ def _count(text: str, *, what: str, noun: str, example: str) -> int:
     value = _to_float(match["number"]) * COUNT_UNITS.get(match["unit"].lower(), 1)
     if not 1 <= value <= _LARGEST_COUNT:
         raise InvalidInput(f"{what} {text!r} is not between 1 and {_LARGEST_COUNT:.0e}", hint=hint)
+    if not math.isclose(value, round(value), rel_tol=1e-12):  # 1.1M is whole, though not in floating point
+        raise InvalidInput(f"{what} {text!r} is not a whole number", hint=hint)
     return round(value)
 
 

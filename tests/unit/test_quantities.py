@@ -75,7 +75,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("parse", [parse_params, parse_tokens, parse_steps])
 @pytest.mark.parametrize(
-    "text", ["", "0", "-5M", "1,5M", "M", "5x", "1e400", "99999T", "five", "0.1", "1__0", "٣M"]
+    "text", ["", "0", "-5M", "1,5M", "M", "5x", "1e400", "99999T", "five", "0.1", "1.5", "1__0", "٣M"]
 )
 def test_what_is_no_count_is_refused_with_an_example(parse, text: str) -> None:
     with pytest.raises(InvalidInput) as caught:

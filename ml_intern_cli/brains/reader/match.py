@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ml_intern_cli.brains.reader.tokens import Kind, Token
-from ml_intern_cli.brains.reader.vocabulary import NEGATIONS, Field
+from ml_intern_cli.brains.reader.vocabulary import (
+    CONJUNCTIONS,
+    NEGATION_FILLERS,
+    NEGATIONS,
+    STOP_WORDS,
+    Field,
+)
 from ml_intern_cli.brains.spelling import spelling
 
 Value = str | int | float
 T = TypeVar("T")
+
+_NEGATION_REACH = 2  # words between a negation and what it negates: "don't use the"
+_LONGEST_SKIP = 8  # no sentence has more words that carry nothing in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +60,25 @@ def words(known: Collection[str]) -> dict[str, str]:
     return {word: word for word in known}
 
 
-def negation_before(tokens: Sequence[Token], start: int) -> int | None:
-    """Where "not", "without", "instead of" … stands, directly or one word before the position."""
-    before = [tokens[i].lower for i in range(max(0, start - 2), start)]
-    if before == ["instead", "of"]:
-        return start - 2
-    for distance, word in enumerate(reversed(before), start=1):
-        if word in NEGATIONS:
-            return start - distance
+def negation_before(tokens: Sequence[Token], start: int, *, reach: int = _NEGATION_REACH) -> int | None:
+    """Where "not", "without", "instead of" … stands, directly or with words that carry nothing between."""
+    for position in range(start - 1, max(-1, start - 2 - reach), -1):
+        word = tokens[position].lower
+        if word in NEGATIONS or word.endswith("n't"):
+            return position
+        if word == "instead" and word_at(tokens, position + 1) == "of":
+            return position
+        if word == "but" and word_at(tokens, position - 1) == "anything":
+            return position - 1
+        if word in CONJUNCTIONS or word not in STOP_WORDS | NEGATION_FILLERS:
+            return None
     return None
 
 
-def skip(tokens: Sequence[Token], start: int, words: Collection[str]) -> int:
+def skip(tokens: Sequence[Token], start: int, words: Collection[str], *, most: int = _LONGEST_SKIP) -> int:
     """The first position from there on whose token is none of these words."""
-    while start < len(tokens) and tokens[start].lower in words:
+    end = min(len(tokens), start + most)
+    while start < end and tokens[start].lower in words:
         start += 1
     return start
 

@@ -111,6 +111,8 @@ def read(sentence: str, *, spellings: Mapping[str, str], arxiv_ids: Mapping[str,
             dataset,
         ),
     )
+    if any(match.field is Field.ARCHITECTURE and match.value for match in matches):
+        matches += architectures.others()  # "DeepSeek-V3 and GPT-2": which of the two?
     understood = tuple(
         Understood(match.field, match.value, tokens[match.start].start, tokens[match.stop - 1].end)
         for match in matches

@@ -41,19 +41,25 @@ class Token:
         return self.text.lower().replace("’", "'").removesuffix("'s")
 
 
+_LETTERS = r"(?:\.?[A-Za-z]+[0-9]*)+(?:\.[0-9]+)*"  # behind a number: M, h30m, v2
+_DIGITS = r"(?:(?:[.,:^×]|\*{1,2})[0-9]+)+[A-Za-z]*"  # .000, ^8, :30h
+
 _PATTERNS = (
     (Kind.QUOTED, r"\"[^\"]+\"|“[^”]+”|`[^`]+`|(?<!\w)'[^']+'(?!\w)"),
-    (Kind.PATH, r"builtin:[\w-]+|https?://[^\s\"'<>()\[\],;]+"),
-    (Kind.PATH, rf"[^\s\"'`“”,;:=()\[\]/]+{DATA_SUFFIX}\b(?!/)"),
+    (Kind.PATH, r"builtin:[\w-]+|[a-z][a-z0-9]{1,9}://[^\s\"'<>()\[\],;]+"),
+    (Kind.PATH, r"[a-z]:[\\/][^\s\"'`“”,;()\[\]]*"),
+    (Kind.PATH, rf"[^\s\"'`“”,;:=()\[\]/]+{DATA_SUFFIX}\b(?!/|\.\w)"),
     (Kind.PATH, r"[^\s\"'`“”,;:=()\[\]/]*/[^\s\"'`“”,;()\[\]]*"),
-    # A hyphen is a minus where no word ends before it.
+    # A hyphen is a minus where no word ends before it. What is glued to a number stays with it, so that
+    # nobody takes 10^8 for 8, 1:30h for 30 hours, or 5% for 5.
     (
         Kind.NUMBER,
-        rf"(?:(?<![^\s(=:])[-+−])?(?:[0-9]+,(?=[0-9]))*{NUMBER}(?:\.?[A-Za-z]+[0-9]*)*(?:[.,][0-9]+)*",
+        rf"(?:(?<![^\s(=:$])[-+−])?(?:[0-9]+,(?=[0-9]))*{NUMBER}(?:{_LETTERS}|{_DIGITS})?%?",
     ),
     (Kind.WORD, r"[^\W\d_](?:[.'’&]?[^\W_])*"),
     (Kind.PUNCTUATION, r"\S"),
 )
+_UNSIGNED = re.compile(r"\$?\.?[0-9]")
 _COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _PATTERNS)
 
 
@@ -77,8 +83,8 @@ def tokenize(sentence: str) -> list[Token]:
 
 
 def _is_sign(sentence: str, position: int) -> bool:
-    starts_word = position == 0 or sentence[position - 1] in "(=:" or sentence[position - 1].isspace()
-    return starts_word and re.match(r"\.?[0-9]", sentence[position + 1 :]) is not None
+    starts_word = position == 0 or sentence[position - 1] in "(=:$" or sentence[position - 1].isspace()
+    return starts_word and _UNSIGNED.match(sentence, position + 1) is not None
 
 
 def _token_at(sentence: str, position: int) -> tuple[Kind, str, int]:
