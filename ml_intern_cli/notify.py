@@ -23,6 +23,7 @@ EVENTS = frozenset(
     }
 )
 WAIT_S = 4.5
+_LONGEST_TEXT = 3_500  # characters; Telegram takes 4,096, escapes included
 
 _SLACK_ID = re.compile(r"[CDGU][A-Z0-9]{8,}")
 
@@ -61,8 +62,11 @@ class Notifier:
             One line per service that did not take it, without secrets; empty when all is well.
         """
         assert event in EVENTS, event  # noqa: S101, an invariant: stages name their events
-        text = scrub(f"{event}: {message}", known=self.settings.secrets)
-        wanted = self._services(event, text)
+        text = scrub(f"{event}: {message}", known=self.settings.secrets)[:_LONGEST_TEXT]
+        try:
+            wanted = self._services(event, text)
+        except ValueError:  # an address that is none
+            return ("slack-webhook: its settings are not valid",)
         if not wanted:
             return ()
         import apprise

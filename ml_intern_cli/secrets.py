@@ -43,6 +43,10 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
         re.compile(rf"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:(?P<secret>{_REAL_VALUE}[^\s/@\"']+)@"),
     ),
     (
+        "signature in a URL",
+        re.compile(r"[?&](?:X-Amz-[\w-]+|sig|Signature|token)=(?P<secret>[\w%.~+/=-]{8,})"),
+    ),
+    (
         "quoted credential",  # password = "…", "api_key": "…"
         re.compile(rf"(?i){_CREDENTIAL}[\"']?\s*[:=]\s*[\"'](?P<secret>{_REAL_VALUE}[^\"'\n]{{4,}})[\"']"),
     ),
@@ -56,6 +60,13 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
 )
 
 
+_HARMLESS = {
+    "quoted credential": re.compile(r"\S*\s[\s\S]*"),  # a story's secret: "We have a new puppy!"
+    "credential in the environment": re.compile(r"[a-z_]+(?:\.[a-z_]+)+.*"),  # PAD_TOKEN=tokenizer.eos_token
+}
+"""By kind, values that are none: text and code that only stand where a credential would."""
+
+
 class Finding(NamedTuple):
     """Something that looks like a credential. The value itself is not kept."""
 
@@ -63,10 +74,23 @@ class Finding(NamedTuple):
     kind: str
 
 
-def find_secrets(text: str) -> list[Finding]:
-    """Every credential in the text, by line; at most one finding per line and kind."""
-    found = {Finding(text.count("\n", 0, start) + 1, kind) for kind, start, _ in _spans(text)}
-    return sorted(found)
+def find_secrets(text: str, *, known: Iterable[str] = ()) -> list[Finding]:
+    """Every credential in the text, by line; at most one finding per line and kind.
+
+    Text and code that only stand where a credential would are none: a story may well tell a secret.
+
+    Args:
+        text: Anything.
+        known: Values that are secret whatever they look like.
+    """
+    spans = [
+        (kind, start)
+        for kind, start, end in _spans(text)
+        if kind not in _HARMLESS or not _HARMLESS[kind].fullmatch(text, start, end)
+    ]
+    for value in filter(None, known):
+        spans += [("a token of this session", match.start()) for match in re.finditer(re.escape(value), text)]
+    return sorted({Finding(text.count("\n", 0, start) + 1, kind) for kind, start in spans})
 
 
 def scrub(text: str, *, known: Iterable[str | None] = ()) -> str:

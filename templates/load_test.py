@@ -4,14 +4,15 @@
     python load_test.py --repo USER/NAME      # a download from the Hugging Face Hub
     python load_test.py --prompt "The"
 
-Checked: plain `AutoModelForCausalLM` (no remote code) and the bundled `model.py` give the same
-logits, the tokenizer gives back the text it was given, and generation runs. The last line is the
-result; the exit code is 0 when all of it holds, else 1.
+Checked: the files are those that were published, by their checksums; plain `AutoModelForCausalLM`
+(no remote code) and the bundled `model.py` give the same logits; the tokenizer gives back the text it
+was given; generation runs. The last line is the result; the exit code is 0 when all of it holds, else 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import sys
@@ -46,6 +47,7 @@ def main() -> int:
         Path(snapshot_download(args.repo, revision=args.revision)) if args.repo else Path(__file__).parent
     )
     try:
+        check_files(folder)
         print(f"load test passed: {run(folder, args.prompt)}")
     # Whatever a broken folder makes the libraries raise is the answer that was asked for.
     except Exception as error:  # noqa: BLE001
@@ -77,6 +79,16 @@ def run(folder: Path, prompt: str) -> str:
     num_params = sum(parameter.numel() for parameter in standard.parameters())  # tied weights once
     new_tokens = output.shape[1] - input_ids.shape[1]
     return f"{num_params:,} parameters, max |Δ logit| {difference:.1e}, {new_tokens} tokens generated"
+
+
+def check_files(folder: Path) -> None:
+    """Raises LoadTestError unless every file has the checksum that SHA256SUMS gives."""
+    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        expected, name = line.split("  ", 1)
+        with (folder / name).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise LoadTestError(f"{name} is not the file that was published")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int) -> None:

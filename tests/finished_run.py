@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
@@ -32,7 +33,7 @@ def make_finished_run(run_dir: Path) -> dict[str, Any]:
     (path_dir / "ckpts" / "step-00000020").mkdir(parents=True)
     vocab_size, eos = _write_tokenizer(run_dir / "data" / "tokenizer")
     params = _write_model(path_dir, vocab_size=vocab_size, eos=eos)
-    documents = _documents(params, vocab_size=vocab_size, eos=eos)
+    documents = _documents(params, vocab_size=vocab_size, eos=eos, tokenizer=tokenizer_sha256(run_dir))
 
     (run_dir / "data" / "manifest.json").write_text(documents["manifest"].model_dump_json(indent=2))
     for name in ("TASK.md", "BUDGET.md", "RESEARCH.md", "PLAN.md", "EXPERIMENTS.md", "RESULTS.md"):
@@ -53,6 +54,11 @@ def make_finished_run(run_dir: Path) -> dict[str, Any]:
     (path_dir / "ckpts" / "best.json").write_text(json.dumps(pointer | {"eval_loss": 3.1}))
     (path_dir / "ckpts" / "last.json").write_text(json.dumps(pointer | {"status": "done", "elapsed_s": 90.0}))
     return documents
+
+
+def tokenizer_sha256(run_dir: Path) -> str:
+    """Of the run's tokenizer.json."""
+    return hashlib.sha256((run_dir / "data" / "tokenizer" / "tokenizer.json").read_bytes()).hexdigest()
 
 
 def _write_tokenizer(folder: Path) -> tuple[int, int]:
@@ -113,7 +119,7 @@ def _write_model(path_dir: Path, *, vocab_size: int, eos: int) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _documents(params: int, *, vocab_size: int, eos: int) -> dict[str, Any]:
+def _documents(params: int, *, vocab_size: int, eos: int, tokenizer: str) -> dict[str, Any]:
     split = SplitInfo(shards=(), documents=3, tokens=60, text_bytes=180)
     path = path_plan(steps=20, micro_batch=2, warmup_steps=2, eval_every=10, checkpoint_every=10)
     changes = {
@@ -143,7 +149,7 @@ def _documents(params: int, *, vocab_size: int, eos: int) -> dict[str, Any]:
                 revision=None,
                 vocab_size=vocab_size,
                 eos_token_id=eos,
-                sha256="0" * 64,
+                sha256=tokenizer,
             ),
             dtype="uint16",
             splits={"train": split, "val": split, "heldout": split},

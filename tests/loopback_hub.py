@@ -84,6 +84,7 @@ class Fault:
     times: int
     status: int | None  # None: the connection is dropped
     delay_s: float
+    headers: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,17 @@ class LoopbackHub:
         """For a child process that uses the Hub itself."""
         return {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HUB_DISABLE_XET": "1"}
 
-    def fail(self, pattern: str, *, status: int | None = None, times: int = 1, delay_s: float = 0) -> None:
+    def fail(
+        self,
+        pattern: str,
+        *,
+        status: int | None = None,
+        times: int = 1,
+        delay_s: float = 0,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         """Let requests whose ``METHOD /path`` matches fail: with a status, or by dropping the connection."""
-        self.faults.append(Fault(re.compile(pattern), times, status, delay_s))
+        self.faults.append(Fault(re.compile(pattern), times, status, delay_s, headers))
 
     def delay(self, pattern: str, *, delay_s: float, times: int = 1) -> None:
         """Answer matching requests late."""
@@ -197,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             if fault.status:
-                self.answer({"error": "a scripted fault"}, status=fault.status)
+                self.answer({"error": "a scripted fault"}, status=fault.status, headers=fault.headers)
                 return
         if authorization not in {None, f"Bearer {self.hub.token}"}:
             self.refuse(401, "Invalid credentials in Authorization header")

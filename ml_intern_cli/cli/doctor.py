@@ -102,7 +102,7 @@ def _cpu_model() -> str:
     except OSError:
         lines = []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
+    return named or platform.machine()
 
 
 def _memory() -> Check:
@@ -129,7 +129,14 @@ def _cgroup_limit() -> int | None:
 def _gpu() -> Check:
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=_NVIDIA_TIMEOUT_S, check=True)
+        answer = subprocess.run(
+            query,
+            capture_output=True,
+            text=True,
+            timeout=_NVIDIA_TIMEOUT_S,
+            check=True,
+            env={"PATH": os.environ.get("PATH", "")},  # no token is its business
+        )
     except (OSError, subprocess.SubprocessError):
         return _absent("compute", "GPU", "none found", "faster training; everything works without")
     names = "; ".join(line.strip() for line in answer.stdout.splitlines() if line.strip())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ml_intern_cli.access import PUBLIC_HUB, HubAccess
 from ml_intern_cli.errors import InvalidInput
@@ -50,6 +51,12 @@ class Settings:
     github_token: str | None = field(repr=False)
     s2_api_key: str | None = field(repr=False)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every value that must stand in no file and no message."""
+        keys = (self.anthropic.api_key, self.openai.api_key, self.github_token, self.s2_api_key)
+        return tuple(one for one in (self.hub.token, *self.notify.secrets, *keys) if one)
+
 
 def load_settings(
     environment: Mapping[str, str], *, working_dir: Path, runs_dir: Path | None = None
@@ -88,7 +95,8 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     from dotenv import dotenv_values
 
     try:
-        return {name: value for name, value in dotenv_values(path).items() if value}
+        # Not interpolated: a folder's `.env` must not send ${HF_TOKEN} to an address of its choice.
+        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value}
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}", hint="fix or remove the file") from error
 
@@ -104,7 +112,12 @@ def _check_hosts(environment: Mapping[str, str], dotenv: Mapping[str, str]) -> N
 
 def _hub_access(values: Mapping[str, str], *, from_dotenv: bool) -> tuple[HubAccess, str | None]:
     endpoint = values.get("HF_ENDPOINT")
-    token: str | None = values.get("HF_TOKEN", "").strip() or None
+    if endpoint and "@" in urlsplit(endpoint).netloc:
+        raise InvalidInput(
+            "HF_ENDPOINT holds a user name or password, which would end up in documents",
+            hint="leave it out of the address; HF_TOKEN says who you are",
+        )
+    token = _checked_token(values.get("HF_TOKEN", "").strip()) or None
     source = None if token is None else (".env" if from_dotenv else "environment")
     if token is None and (endpoint is None or endpoint.rstrip("/") == PUBLIC_HUB):
         token = _stored_login(values)
@@ -119,6 +132,16 @@ def _hub_access(values: Mapping[str, str], *, from_dotenv: bool) -> tuple[HubAcc
         cache_dir=Path(cache).expanduser() if cache else None,
     )
     return access, source
+
+
+def _checked_token(token: str) -> str:
+    """The token itself. Raises InvalidInput if it cannot be one; it is not shown."""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise InvalidInput(
+            "HF_TOKEN is no token: it has spaces, line ends or letters that no token has",
+            hint="copy it anew from the Hub's settings",
+        )
+    return token
 
 
 def _stored_login(values: Mapping[str, str]) -> str | None:

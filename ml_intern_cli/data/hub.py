@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from ml_intern_cli.access import HubAccess
+from ml_intern_cli.access import HubAccess, bound_answers, within
 from ml_intern_cli.data.columns import Row, text_column
 from ml_intern_cli.data.corpus import digest, split_of
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.errors import Blocked, MlInternError
+from ml_intern_cli.secrets import scrub
 
 _TIMEOUT_S = 20.0
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
@@ -43,10 +44,10 @@ class HubSource:
         self.license = _license(info)
         self.url = f"{hub.address}/datasets/{repo}"
         self._parts = _load(repo, config or None, revision=self.revision, hub=hub)
-        self._train = "train" if "train" in self._parts else next(iter(self._parts))
+        self._train = "train"
+        if self._train not in self._parts:
+            raise unavailable(spec, f"it has no train split; it has {', '.join(self._parts)}")
         self._validation = next((name for name in _VALIDATION_NAMES if name in self._parts), None)
-        if self._validation == self._train:
-            self._validation = None
         self.column = text_column(list(islice(self._rows(self._train), 100)), wanted=column, name=spec)
         self._held_digests: frozenset[int] | None = None
 
@@ -76,14 +77,13 @@ class HubSource:
         return (str(row[self.column]) for row in self._rows(part) if row.get(self.column))
 
     def _rows(self, part: str) -> Iterator[Row]:
-        from datasets.exceptions import DatasetsError
-
         try:
             yield from self._parts[part]
-        # What streaming raises when the connection breaks, or when a file of the dataset is malformed.
-        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        # Streaming raises whatever its many readers do when the connection breaks or a file is malformed.
+        except Exception as error:
             raise MlInternError(
-                f"reading {self.id} from the Hub failed: {error}", hint="run the same command again"
+                f"reading {self.id} from the Hub failed: {_first_line(error)}",
+                hint="run the same command again",
             ) from error
 
 
@@ -103,7 +103,6 @@ def unavailable(spec: str, why: str) -> Blocked:
 def _dataset_info(repo: str, hub: HubAccess) -> Any:
     if hub.offline:
         raise unavailable(repo, "the Hub is switched off (HF_HUB_OFFLINE)")
-    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -115,7 +114,7 @@ def _dataset_info(repo: str, hub: HubAccess) -> Any:
 
     api = HfApi(endpoint=hub.endpoint, token=hub.token or False)
     try:
-        return api.dataset_info(repo, timeout=_TIMEOUT_S)
+        return within(2 * _TIMEOUT_S, lambda: api.dataset_info(repo, timeout=_TIMEOUT_S))
     except GatedRepoError as error:
         raise unavailable(repo, "it is gated: ask for access on its page, and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
@@ -123,10 +122,12 @@ def _dataset_info(repo: str, hub: HubAccess) -> Any:
     except OfflineModeIsEnabled as error:
         raise unavailable(repo, "the Hub is switched off (HF_HUB_OFFLINE)") from error
     except HfHubHTTPError as error:
-        raise unavailable(repo, f"the Hub answered {error.response.status_code}") from error
+        status = error.response.status_code
+        hint = ": it does not accept HF_TOKEN" if status == 401 and hub.token else ""
+        raise unavailable(repo, f"the Hub answered {status}{hint}") from error
     except HFValidationError as error:
         raise unavailable(repo, "this is neither an existing file nor the id of a dataset") from error
-    except (httpx2.HTTPError, OSError) as error:
+    except Exception as error:  # of transport, or of an answer that no Hub gives
         raise unavailable(repo, f"the Hub is not reachable ({type(error).__name__})") from error
 
 
@@ -140,6 +141,7 @@ def _load(repo: str, config: str | None, *, revision: str, hub: HubAccess) -> di
     """The splits of a dataset as streams."""
     import datasets
 
+    bound_answers()
     if hub.endpoint is not None:
         _send_datasets_to(hub.address)
     cache_dir = str(hub.cache_dir) if hub.cache_dir else None
@@ -155,9 +157,13 @@ def _load(repo: str, config: str | None, *, revision: str, hub: HubAccess) -> di
             why=str(error).splitlines()[0],
             ways_on=[f"run again with --dataset {repo}:CONFIGURATION"],
         ) from error
-    except (datasets.exceptions.DatasetsError, OSError, RuntimeError) as error:
-        raise unavailable(repo, str(error).splitlines()[0]) from error
+    except Exception as error:  # a broken connection, card or script raises whatever its reader does
+        raise unavailable(repo, _first_line(error)) from error
     return dict(parts)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(scrub(str(error)).strip().splitlines()), type(error).__name__)
 
 
 def _send_datasets_to(address: str) -> None:

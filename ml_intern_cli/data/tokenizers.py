@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ml_intern_cli.access import HubAccess
+from ml_intern_cli.access import ANSWER_TIMEOUT_S, HubAccess, bound_answers, within
 from ml_intern_cli.data.corpus import TextSource
 from ml_intern_cli.documents.manifest import Split, TokenizerInfo
 from ml_intern_cli.errors import InvalidInput, MlInternError, StorageFailed
+from ml_intern_cli.secrets import scrub
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
@@ -23,6 +24,7 @@ _EOS = "<|endoftext|>"
 _ALPHABET_SIZE = 256
 _SAMPLE_BYTES_PER_ENTRY = 2_000
 _SAMPLE_BYTES_MAX = 20_000_000
+_DOWNLOAD_S = 120.0  # for the few megabytes of a tokenizer
 
 
 class TokenizerUnavailable(MlInternError):
@@ -108,19 +110,23 @@ def _download(hub_id: str, directory: Path, hub: HubAccess) -> str:
     """Copies the two files of a Hub tokenizer at its current commit, and returns the commit."""
     if hub.offline:
         raise TokenizerUnavailable(f"tokenizer {hub_id}: the Hub is switched off (HF_HUB_OFFLINE)")
-    import httpx2
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=hub.endpoint, token=hub.token or False)
-    try:
-        revision = str(api.model_info(hub_id).sha)
+
+    def download() -> str:
+        bound_answers()
+        revision = str(api.model_info(hub_id, timeout=ANSWER_TIMEOUT_S).sha)
         for name in ("tokenizer_config.json", "tokenizer.json"):
             cached = api.hf_hub_download(hub_id, name, revision=revision, cache_dir=hub.cache_dir)
             shutil.copyfile(cached, directory / name)
-    except (httpx2.HTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return revision
+
+    try:
+        return within(_DOWNLOAD_S, download)
+    except Exception as error:  # whatever a broken Hub makes the library raise, the data have a tokenizer
+        reason = scrub(str(error), known=[hub.token]).strip().splitlines() or [type(error).__name__]
         raise TokenizerUnavailable(f"tokenizer {hub_id} cannot be had: {reason[0]}") from error
-    return revision
 
 
 def _describe(directory: Path, *, source: str, revision: str | None) -> TokenizerInfo:

@@ -5,6 +5,7 @@ Nothing leaves the machine that looks like a credential, and no text names the u
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -28,6 +29,7 @@ PATH_RECORDS = ("SMOKE.md", "VERIFY.md", "train.log", "eval.log", "gen_samples.l
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL = ("DEBUG.md",)
 WEIGHTS = "model.safetensors"
+CHECKSUMS = "SHA256SUMS"
 
 
 def build_bundle(
@@ -42,15 +44,16 @@ def build_bundle(
     task: Task,
     manifest: Manifest,
     host: str | None,
+    secrets: tuple[str, ...] = (),
 ) -> None:
     """Write the bundle of the winning path into ``bundle_dir``, in place of what may stand there.
 
     ``name`` is ``ml-intern-<slug>-<YYYYMMDD-HHMM>``; ``host`` is the machine in words, and ``None``
-    leaves it out of the card.
+    leaves it out of the card; ``secrets`` are values that must stand nowhere in it.
 
     Raises:
         Blocked: a file holds what looks like a credential; all places are named.
-        MlInternError: a file is missing or cannot be read.
+        MlInternError: a file is missing, cannot be read, or is not what was trained with.
         StorageFailed: the bundle cannot be written.
     """
     best = _read_pointer(path_dir / "ckpts" / "best.json", slug=run_dir.name)
@@ -59,7 +62,8 @@ def build_bundle(
     if not weights.is_file():
         raise _missing(weights, "is missing", slug=run_dir.name)
     texts = dict(_read_texts(run_dir, path_dir))
-    _refuse_secrets(texts, run_dir)
+    _refuse_secrets(texts, run_dir, known=secrets)
+    _check_tokenizer(texts["tokenizer.json"][1], manifest, slug=run_dir.name)
     card = render_card(
         name=name,
         task=task,
@@ -83,6 +87,7 @@ def build_bundle(
         for target, text in contents.items():
             (bundle_dir / target).write_text(text, encoding="utf-8", newline="\n")
         shutil.copyfile(weights, bundle_dir / WEIGHTS)
+        (bundle_dir / CHECKSUMS).write_text(_checksums(bundle_dir), encoding="utf-8")
     except OSError as error:
         raise StorageFailed(
             f"the bundle cannot be written: {error}",
@@ -127,12 +132,29 @@ def _missing(path: Path, reason: str, *, slug: str) -> MlInternError:
     )
 
 
-def _refuse_secrets(texts: dict[str, tuple[Path, str]], run_dir: Path) -> None:
+def _check_tokenizer(text: str, manifest: Manifest, *, slug: str) -> None:
+    if hashlib.sha256(text.encode()).hexdigest() != manifest.tokenizer.sha256:
+        raise MlInternError(
+            "data/tokenizer/tokenizer.json is not the tokenizer that the model was trained with",
+            hint=f"bring it back, or delete data/ and run: ml-intern run {slug}",
+        )
+
+
+def _checksums(bundle_dir: Path) -> str:
+    """Of every file, as ``sha256sum`` writes and checks them."""
+    lines = []
+    for path in sorted(bundle_dir.iterdir()):
+        with path.open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    return "".join(lines)
+
+
+def _refuse_secrets(texts: dict[str, tuple[Path, str]], run_dir: Path, *, known: tuple[str, ...]) -> None:
     places = [
         f"{source.relative_to(run_dir)}:{finding.line} ({finding.kind})"
         for source, text in texts.values()
         if source.is_relative_to(run_dir)
-        for finding in find_secrets(text)
+        for finding in find_secrets(text, known=known)
     ]
     if places:
         raise Blocked(

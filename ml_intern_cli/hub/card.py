@@ -78,7 +78,7 @@ def _front_matter(*, task: Task, plan: Plan, manifest: Manifest) -> list[tuple[s
     }
     # A commit is pinned for data from the Hub and for nothing else; only that may be linked there.
     if _GIT_COMMIT.fullmatch(manifest.revision):
-        metadata["datasets"] = [manifest.source]
+        metadata["datasets"] = [manifest.source.partition(":")[0]]  # without the configuration
     return [(key, json.dumps(value, ensure_ascii=False)) for key, value in metadata.items()]
 
 

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-from ml_intern_cli.access import HubAccess
+from ml_intern_cli.access import HubAccess, bound_answers
 from ml_intern_cli.errors import Blocked, MlInternError, StorageFailed
 from ml_intern_cli.secrets import scrub
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ANSWER_TIMEOUT_S = 120.0  # without a byte from the Hub; the library itself would wait for ever
 RETRY_WAIT_S = 1.0  # doubled after each attempt
 MAX_RETRY_WAIT_S = 30.0
+MAX_RETRY_AFTER_S = 300.0
 
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _STORAGE_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
@@ -53,17 +54,21 @@ class HubSession:
         """
         import httpx2
         import tenacity
-        from huggingface_hub import get_session
 
         def attempt() -> T:
-            # Each time: the library replaces its client after a lost connection.
-            get_session().timeout = ANSWER_TIMEOUT_S
+            bound_answers()
             return call()
 
+        backoff = tenacity.wait_exponential(multiplier=RETRY_WAIT_S, max=MAX_RETRY_WAIT_S)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return max(backoff(state), _retry_after_s(error) if error else 0.0)
+
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_transient),
+            retry=tenacity.retry_if_exception(self._is_transient),
             stop=tenacity.stop_after_attempt(attempts),
-            wait=tenacity.wait_exponential(multiplier=RETRY_WAIT_S, max=MAX_RETRY_WAIT_S),
+            wait=wait,
             reraise=True,
         )
         try:
@@ -77,14 +82,15 @@ class HubSession:
             return StorageFailed(
                 f"could not {doing}: {error.strerror}", hint=f"make room and run: {_publish(self.slug)}"
             )
-        status = _status(error)
+        status = _status(error) if self._is_from_hub(error) else None
         if status == 401:
             return token_needed(
                 self.slug, why=f"{self.hub.address} does not accept HF_TOKEN: wrong, expired or revoked (401)"
             )
         if status == 403:
             return token_needed(
-                self.slug, why=f"HF_TOKEN may not {doing}: it lacks the permission to write there (403)"
+                self.slug,
+                why=f"HF_TOKEN may not {doing}: it lacks the permission to write there (403){_said(error)}",
             )
         reason = scrub(" ".join(str(_root(error)).split()), known=[self.hub.token])
         if "xet-write-token" in reason:  # a Hub of one's own; the library tries Xet wherever it can
@@ -96,6 +102,25 @@ class HubSession:
         return MlInternError(
             f"could not {doing}: {reason}", hint=f"it goes on where it stopped: {again} · or: {locally}"
         )
+
+    def _is_transient(self, error: BaseException) -> bool:
+        """Whether the same request may succeed later. Errors of transport come wrapped in others."""
+        import httpx2
+
+        status = _status(error)
+        if status is not None:
+            # The storage host says 403 when an address that was signed for some minutes has expired.
+            return status in _TRANSIENT_STATUS or (status == 403 and not self._is_from_hub(error))
+        return any(
+            isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError)
+            for cause in _causes(error)
+        )
+
+    def _is_from_hub(self, error: BaseException) -> bool:
+        """Whether the Hub itself answered, and not the storage that it sends large files to."""
+        response, hub = _response(error), urlsplit(self.hub.address)
+        url = None if response is None else response.request.url
+        return url is None or (url.host, url.port) == (hub.hostname, hub.port)
 
 
 @contextmanager
@@ -146,26 +171,30 @@ def _publish(slug: str, *, to: str = "hub") -> str:
     return f"ml-intern publish {slug} --publish {to}"
 
 
-def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later. Errors of transport come wrapped in others."""
-    import httpx2
-
-    status = _status(error)
-    if status is not None:
-        return status in _TRANSIENT_STATUS
-    return any(
-        isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError) for cause in _causes(error)
-    )
-
-
 def _status(error: BaseException) -> int | None:
     """The HTTP status that an error goes back to; ``None`` when the Hub did not answer."""
+    response = _response(error)
+    return None if response is None else int(response.status_code)
+
+
+def _response(error: BaseException) -> Any:
+    """The answer that an error goes back to, if there was one."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    for cause in _causes(error):
-        if isinstance(cause, HfHubHTTPError):
-            return int(cause.response.status_code)
-    return None
+    return next((cause.response for cause in _causes(error) if isinstance(cause, HfHubHTTPError)), None)
+
+
+def _said(error: BaseException) -> str:
+    """What the Hub gave as its reason."""
+    messages = (getattr(cause, "server_message", None) for cause in _causes(error))
+    return next((f": {scrub(' '.join(str(one).split()))}" for one in messages if one), "")
+
+
+def _retry_after_s(error: BaseException) -> float:
+    """How long the Hub asks to be left alone; 0 when it does not say."""
+    response = _response(error)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(asked), MAX_RETRY_AFTER_S) if asked.isdigit() else 0.0
 
 
 def _root(error: BaseException) -> BaseException:

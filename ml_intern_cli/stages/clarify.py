@@ -16,6 +16,7 @@ from ml_intern_cli.quantities import format_duration, parse_duration, parse_para
 from ml_intern_cli.stages.base import Caps, Ref, Stage, StageContext, StageResult
 
 _DEFAULT_TIME_BUDGET_S = 2 * 3600.0
+_DEFAULT_RETRIES = 2
 _SCALE_HEADROOM = 1.15  # the drift that verification allows
 
 
@@ -42,7 +43,8 @@ def run(context: StageContext) -> StageResult:
         }
     )
     settled = Task.model_validate(settled.model_dump())
-    budget = _budget(settled, context.caps)
+    before = context.read(Budget, BUDGET) if context.layout.document(BUDGET).is_file() else None
+    budget = _budget(settled, context.caps, before)
     events = [
         ("budget_set", f"{format_duration(budget.compute_cap * 3600)} of compute, {budget.max_paths} paths")
     ]
@@ -81,17 +83,23 @@ def _field(name: str, answer: str) -> dict[str, Any]:
             return {}
 
 
-def _budget(task: Task, caps: Caps) -> Budget:
+def _budget(task: Task, caps: Caps, before: Budget | None) -> Budget:
+    """The caps: what options say, else what BUDGET.md says already, else what follows from the task."""
     params = task.params or 0
-    max_paths = caps.max_paths or (2 if task.several_paths else 1)
-    # A sentence's tokens are what one model is trained on; the cap is over the whole run.
-    tokens = task.tokens * max_paths if task.tokens else None
+    max_paths = caps.max_paths or (before.max_paths if before else 2 if task.several_paths else 1)
+    max_retries = caps.max_retries
+    if max_retries is None:
+        max_retries = before.max_retries_per_path if before else _DEFAULT_RETRIES
+    # A sentence's tokens are what one model is trained on; the cap is over the whole run, retries too.
+    tokens = task.tokens * max_paths * (1 + max_retries) if task.tokens else None
+    spent = before.model_dump(include={"paths_launched", "gpu_min_used", "retries_used"}) if before else {}
     return Budget(
         max_paths=max_paths,
-        max_retries_per_path=2 if caps.max_retries is None else caps.max_retries,
+        max_retries_per_path=max_retries,
         compute_cap=(task.time_budget_s or _DEFAULT_TIME_BUDGET_S) / 3600,
         scale_ceiling=round(params * _SCALE_HEADROOM),
-        token_budget=caps.token_budget or tokens,
+        token_budget=caps.token_budget or tokens or (before.token_budget if before else None),
+        **spent,
     )
 
 
@@ -104,9 +112,10 @@ def _summary(assumed: list[Assumption], budget: Budget) -> str:
 
 
 def _warnings(context: StageContext, task: Task) -> tuple[str, ...]:
-    if task.publish is PublishTarget.HUB and not context.hub.token:
-        return ("no HF_TOKEN: the run will stop before publishing; --publish folder finishes here",)
-    return ()
+    if task.publish is not PublishTarget.HUB or (context.hub.token and not context.hub.offline):
+        return ()
+    why = "HF_HUB_OFFLINE is set" if context.hub.offline else "no HF_TOKEN"
+    return (f"{why}: the run will stop before publishing; --publish folder finishes here",)
 
 
 STAGE = Stage(

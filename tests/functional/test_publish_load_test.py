@@ -84,6 +84,16 @@ def test_it_runs_alone_against_a_repository_on_a_hub(bundle, tmp_path):
     assert result.stdout.splitlines()[-1].startswith("load test passed: ")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "model.py"])
+def test_a_file_that_was_changed_since_is_noticed(load_test, bundle, name):
+    file = bundle / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(load_test.LoadTestError, match=f"{name} is not the file that was published"):
+        load_test.check_files(bundle)
+
+
 def test_a_failure_is_one_last_line_and_exit_code_1(bundle, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["load_test.py"])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)

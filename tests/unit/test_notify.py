@@ -150,6 +150,7 @@ def test_one_failing_service_does_not_keep_the_others_from_sending(loopback):
         NotifySettings(slack_bot_token="not-a-token-5", slack_channel_id="general"),
         NotifySettings(slack_webhook_url="http://127.0.0.1:notaport/hook"),
         NotifySettings(slack_webhook_url="not a url"),
+        NotifySettings(slack_webhook_url="http://[hooks.slack.com]/services/T/B/x"),
     ],
 )
 def test_settings_that_cannot_work_are_a_reported_failure_without_their_value(settings, capfd):

@@ -47,8 +47,26 @@ def test_only_the_credential_is_hidden_and_the_rest_stays_readable(text, hidden)
     scrubbed = scrub(text)
     assert hidden not in scrubbed
     assert "[redacted: " in scrubbed
-    assert find_secrets(text)
+    assert find_secrets(text) or " " in hidden
     assert find_secrets(scrubbed) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Tom smiled and told Mia his secret: "We have a new puppy!" They ran home.',
+        "PAD_TOKEN=tokenizer.eos_token",
+        'TOKEN=os.environ["HF_TOKEN"]',
+    ],
+)
+def test_stories_and_code_are_no_credentials(text):
+    assert find_secrets(text) == []
+
+
+def test_a_known_value_is_found_whatever_it_looks_like():
+    assert find_secrets("step=1\nplain-words here", known=["plain-words"]) == [
+        Finding(2, "a token of this session")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,29 @@ def test_dotenv_is_read_and_the_environment_wins(tmp_path):
     assert settings.s2_api_key == "k"
 
 
+def test_dotenv_cannot_read_the_environment(tmp_path):
+    (tmp_path / ".env").write_text("SLACK_WEBHOOK_URL=http://127.0.0.1/${HF_TOKEN}\n")
+    settings = load_settings({"HF_TOKEN": TOKEN}, working_dir=tmp_path)
+    assert TOKEN not in str(settings.notify.slack_webhook_url)
+
+
+@pytest.mark.parametrize("token", ["hf_…", "hf_abc\nhf_def", "two words"])
+def test_what_cannot_be_a_token_is_refused_and_not_shown(token, tmp_path):
+    with pytest.raises(InvalidInput, match="HF_TOKEN is no token") as refused:
+        load_settings({"HF_TOKEN": token}, working_dir=tmp_path)
+    assert token not in refused.value.message
+
+
+def test_an_address_with_a_password_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="HF_ENDPOINT"):
+        load_settings({"HF_ENDPOINT": "https://me:pw@hub.example"}, working_dir=tmp_path)
+
+
+def test_every_secret_is_known(tmp_path):
+    values = {"HF_TOKEN": TOKEN, "OPENAI_API_KEY": "k1", "GITHUB_TOKEN": "k2", "TG_BOT_TOKEN": "k3"}
+    assert set(load_settings(values, working_dir=tmp_path).secrets) == set(values.values())
+
+
 def test_an_empty_variable_counts_as_unset(tmp_path):
     (tmp_path / ".env").write_text("HF_USER=from-file\n")
     assert load_settings({"HF_USER": ""}, working_dir=tmp_path).hub.user is None

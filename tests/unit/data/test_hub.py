@@ -4,14 +4,14 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from ml_intern_cli.access import HubAccess
 from ml_intern_cli.data.corpus import TextSource
-from ml_intern_cli.data.sources import default_dataset, open_source
+from ml_intern_cli.data.sources import StorySource, default_dataset, open_source
 from ml_intern_cli.data.tokenizers import TokenizerUnavailable, fit_tokenizer
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.errors import Blocked, MlInternError
@@ -84,6 +84,49 @@ def test_a_configuration_must_be_named_where_there_are_several(hub: LoopbackHub,
     assert "--dataset org/rows:CONFIGURATION" in caught.value.ways_on[0]
     small = open_from(hub, "org/rows:small", tmp_path)
     assert sum(len(list(small.documents(split))) for split in Split) == 50
+
+
+def test_a_dataset_without_a_train_split_blocks(hub: LoopbackHub, tmp_path: Path) -> None:
+    hub.add("org/rows", {"README.md": CARD, "test.jsonl": jsonl(TEXTS)}, kind="datasets")
+    with pytest.raises(Blocked) as caught:
+        open_from(hub, "org/rows", tmp_path)
+    assert "no train split; it has test" in caught.value.why
+
+
+@pytest.mark.parametrize("answer", [b"<html>Please log in</html>", b"{}"], ids=["captive portal", "odd JSON"])
+def test_an_answer_that_no_hub_gives_blocks(answer: bytes, tmp_path: Path) -> None:
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Portal)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        there = HubAccess(endpoint=f"http://127.0.0.1:{server.server_address[1]}", cache_dir=tmp_path)
+        with pytest.raises(Blocked, match="cannot be had"):
+            open_source("org/rows", hub=there, seed=0, cwd=tmp_path)
+        assert default_dataset(there)[0] == "builtin:stories"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_hub_that_is_silent_costs_a_tokenizer_no_more_than_its_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ml_intern_cli.data.tokenizers._DOWNLOAD_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        there = HubAccess(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}", cache_dir=tmp_path)
+        with pytest.raises(TokenizerUnavailable, match="no answer within"):
+            fit_tokenizer(
+                StorySource(0), tmp_path, vocab_size=300, hub_id="gpt2", hub=there, progress=lambda *_: None
+            )
 
 
 def test_the_token_goes_to_the_hub_alone(hub: LoopbackHub, tmp_path: Path) -> None:

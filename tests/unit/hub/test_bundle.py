@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ EVERYTHING = {
         "SMOKE.md",
         "VERIFY.md",
     ),
-    *("train.log", "eval.log", "gen_samples.log", "metrics.jsonl"),
+    *("train.log", "eval.log", "gen_samples.log", "metrics.jsonl", "SHA256SUMS"),
 }
 
 
@@ -71,6 +72,27 @@ def test_weights_are_those_of_the_best_checkpoint(finished, run_dir):
     bundle = build(finished, run_dir)
     assert (bundle / "model.safetensors").read_bytes() == b"the best weights"
     assert "| best_eval_loss | 2.5000 | eval.log |" in (bundle / "README.md").read_text()
+
+
+def test_checksums_are_those_that_sha256sum_checks(finished, run_dir):
+    bundle = build(finished, run_dir)
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    assert subprocess.run(command, cwd=bundle, capture_output=True, check=False).returncode == 0
+    assert len((bundle / "SHA256SUMS").read_text().splitlines()) == len(EVERYTHING) - 1
+
+
+def test_another_tokenizer_than_the_trained_one_is_not_published(finished, run_dir):
+    file = run_dir / "data" / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(MlInternError, match="not the tokenizer that the model was trained with"):
+        build(finished, run_dir)
+
+
+def test_a_token_of_the_session_is_refused_whatever_it_looks_like(finished, run_dir):
+    log = run_dir / "path-a" / "eval.log"
+    log.write_text(log.read_text() + "opaquePrivateHubToken\n")
+    with pytest.raises(Blocked, match=r"path-a/eval\.log:2"):
+        build(finished, run_dir, secrets=("opaquePrivateHubToken",))
 
 
 def test_debug_notes_are_published_when_there_are_any(finished, run_dir):

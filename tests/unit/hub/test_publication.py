@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,28 @@ def test_one_fault_of_the_hub_is_survived(publish, hub, request_, status):
     assert hub.count(request_) >= 2
 
 
+def test_an_address_of_the_storage_that_expired_is_asked_for_again(publish, hub):
+    hub.fail("PUT /lfs/", status=403)
+    assert publish().load_test == "load test passed: 1 parameter"
+
+
+def test_a_storage_that_refuses_is_not_blamed_on_the_token(publish, hub):
+    hub.fail("PUT /lfs/", status=403, times=99)
+    with pytest.raises(MlInternError) as failure:
+        publish()
+    assert not isinstance(failure.value, Blocked)
+    assert "HF_TOKEN" not in failure.value.message
+
+
+def test_a_hub_that_asks_to_be_left_alone_is(publish, hub):
+    hub.fail("POST /api/repos/create", status=429, headers={"Retry-After": "1"})
+    began = time.monotonic()
+    assert publish().name == NAME
+    assert time.monotonic() - began >= 1
+
+
 def test_a_slow_answer_times_out_and_is_asked_again(publish, hub, monkeypatch):
-    monkeypatch.setattr("ml_intern_cli.hub.client.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ml_intern_cli.access.ANSWER_TIMEOUT_S", 0.3)
     hub.delay("POST /api/models/.*/commit/", delay_s=5)
     assert publish().name == NAME
 
