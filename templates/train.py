@@ -345,6 +345,7 @@ class Trainer:
         """
         last = self.checkpoints.last()
         if last and last["status"] == "done":
+            self.checkpoints.tidy(last)
             print(f"done already: {last['step']} steps, {last['tokens']} tokens")
             return
         accelerator = set_up(self.config, precisions=[self.config.precision])

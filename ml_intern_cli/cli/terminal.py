@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 
@@ -117,5 +118,8 @@ def _abandon(stream: TextIO) -> None:
 
 
 def standard_streams(environment: Mapping[str, str]) -> tuple[Terminal, Terminal]:
-    """The terminals of stdout and stderr."""
+    """The terminals of stdout and stderr; one that was closed (``>&-``) goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, for good
     return Terminal(sys.stdout, environment), Terminal(sys.stderr, environment)

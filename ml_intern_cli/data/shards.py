@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ def write_shards(
     eval_tokens: int,
     progress: Progress,
 ) -> Manifest:
-    """Tokenises ``source`` into ``data_dir``. Does nothing if that was done before.
+    """Tokenises ``source`` into ``data_dir``. Does nothing if that was done before and is still whole.
 
     Args:
         source: The corpus.
@@ -55,15 +56,19 @@ def write_shards(
         progress: Called with the tokens written so far.
 
     Raises:
-        InvalidInput: a split is empty, or data from before is damaged.
+        InvalidInput: a split is empty.
         StorageFailed: the disk is full or read-only.
     """
     limits = {Split.VAL: eval_tokens, Split.HELDOUT: eval_tokens, Split.TRAIN: train_tokens}
     request = _request(source, tokenizer, limits)
     try:
-        if (data_dir / MANIFEST).exists() and _read(data_dir / _REQUEST) == request:
-            return check(data_dir)
-        for old in (data_dir / MANIFEST, *data_dir.glob("*.bin")):
+        if _read(data_dir / _REQUEST) == request:
+            with suppress(
+                InvalidInput
+            ):  # damaged: it is made again, from the same source at the same revision
+                return check(data_dir)
+        shards = (shard for split in Split for shard in data_dir.glob(f"{split}-*.bin"))
+        for old in (data_dir / MANIFEST, *shards):
             old.unlink(missing_ok=True)
         _write_aside(data_dir / _REQUEST, request.encode())
         manifest = _write(source, data_dir, tokenizer=tokenizer, limits=limits, progress=progress)
@@ -112,6 +117,22 @@ def check(data_dir: Path) -> Manifest:
         if found != sha256:
             raise InvalidInput(f"{path} is damaged: its checksum is not the manifest's", hint=_START_OVER)
     return manifest
+
+
+def missing_files(data_dir: Path) -> list[str]:
+    """Names of files that are gone or cut short, by the manifest; that itself when it cannot be read."""
+    try:
+        manifest = load_manifest(data_dir)
+    except InvalidInput:
+        return [MANIFEST]
+    item_bytes = 2 if manifest.dtype == "uint16" else 4
+    shards = [shard for info in manifest.splits.values() for shard in info.shards]
+    cut = [shard.name for shard in shards if _size(data_dir / shard.name) != shard.tokens * item_bytes]
+    return cut + [name for name in (f"{TOKENIZER_DIR}/tokenizer.json",) if _size(data_dir / name) is None]
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def read_split(data_dir: Path, manifest: Manifest, split: Split) -> NDArray[Any]:

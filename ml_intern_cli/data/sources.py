@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from ml_intern_cli.access import HubAccess
+from ml_intern_cli.access import HubAccess, within
 from ml_intern_cli.data.corpus import TextSource, split_of
 from ml_intern_cli.data.hub import HubSource, unavailable
 from ml_intern_cli.data.local import SUFFIXES, LocalSource
@@ -16,7 +15,7 @@ from ml_intern_cli.data.stories import generate, grammar, log_prob
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.errors import InvalidInput
 
-__all__ = ["TextSource", "default_dataset", "open_source"]
+__all__ = ["TextSource", "default_dataset", "open_source", "pinned"]
 
 BUILTIN_STORIES = "builtin:stories"
 HUB_DEFAULT = "roneneldan/TinyStories"
@@ -83,6 +82,16 @@ def open_source(
     return HubSource(spec, column=column, hub=hub)
 
 
+def pinned(spec: str, *, cwd: Path) -> str:
+    """The same dataset, in words that mean it from any working directory: a path becomes absolute."""
+    path = cwd / Path(spec).expanduser()
+    is_builtin = spec.startswith("builtin:")
+    try:
+        return str(path.resolve()) if not is_builtin and path.exists() else spec
+    except OSError:  # no name that a file can have
+        return spec
+
+
 def default_dataset(hub: HubAccess) -> tuple[str, str]:
     """What to train on when no dataset was named, and why: TinyStories when the Hub answers at once."""
     if hub.offline:
@@ -95,25 +104,14 @@ def default_dataset(hub: HubAccess) -> tuple[str, str]:
 
 def _probe_hub(hub: HubAccess) -> str | None:
     """Why the Hub's default dataset cannot be had, or None. Never waits longer than the timeout."""
-    import httpx2
     from huggingface_hub import HfApi
 
-    outcome: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi(endpoint=hub.endpoint, token=hub.token or False).dataset_info(
-                HUB_DEFAULT, timeout=_PROBE_TIMEOUT_S
-            )
-            outcome.append(None)
-        except (httpx2.HTTPError, OSError) as error:
-            response = getattr(error, "response", None)
-            outcome.append(
-                f"it answered {response.status_code}" if response is not None else type(error).__name__
-            )
-
-    # The client's own timeout does not cover name resolution, which may hang for minutes.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_PROBE_TIMEOUT_S)
-    return outcome[0] if outcome else f"no answer within {_PROBE_TIMEOUT_S:.0f} s"
+    api = HfApi(endpoint=hub.endpoint, token=hub.token or False)
+    try:
+        within(_PROBE_TIMEOUT_S, lambda: api.dataset_info(HUB_DEFAULT, timeout=_PROBE_TIMEOUT_S))
+    except TimeoutError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001, what stands at that address may answer anything
+        response = getattr(error, "response", None)
+        return f"it answered {response.status_code}" if response is not None else type(error).__name__
+    return None

@@ -8,8 +8,6 @@ from typing import Any
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.documents.values import SCALAR
 
-_SPENT = ("paths_launched", "gpu_min_used", "retries_used")
-_DATA = ("dataset", "dataset_revision", "tokenizer", "vocab_size")
 _ABSENT = object()
 _LONGEST_SHOWN = 40
 _IDS = ("id", "path_id", "name", "number", "url")
@@ -22,9 +20,8 @@ def canonical(document: Model, part: str | None) -> dict[str, Any]:
     Parts are what one stage depends on and another does not:
 
     - TASK.md ``work``: what is to be built; ``publish``: where it goes.
-    - BUDGET.md ``caps``: what stands above the line.
-    - PLAN.md ``data``: what the shards are made from; ``target``: the size to reach;
-      ``path:<id>``: what one path is made from.
+    - BUDGET.md ``caps``: what bounds the plan; ``time``: how long the run may take; ``retries``.
+    - PLAN.md ``target``: the size to reach; ``path:<id>``: what one path is made from.
 
     Raises:
         KeyError: the document has no such part, or the plan no such path.
@@ -127,8 +124,9 @@ def _path(content: dict[str, Any], path_id: str) -> dict[str, Any]:
 _PARTS: dict[tuple[str, str], Callable[[dict[str, Any], str], dict[str, Any]]] = {
     ("Task", "work"): _work,
     ("Task", "publish"): lambda content, _: _only(content, ("publish",)),
-    ("Budget", "caps"): lambda content, _: _without(content, _SPENT),
-    ("Plan", "data"): lambda content, _: _only(content, _DATA),
+    ("Budget", "caps"): lambda content, _: _only(content, ("max_paths", "scale_ceiling", "token_budget")),
+    ("Budget", "time"): lambda content, _: _only(content, ("compute_cap",)),
+    ("Budget", "retries"): lambda content, _: _only(content, ("max_retries_per_path",)),
     ("Plan", "target"): lambda content, _: _only(content, ("params_target",)),
     ("Plan", "path"): _path,
 }

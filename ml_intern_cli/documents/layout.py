@@ -14,6 +14,7 @@ RESULTS = "RESULTS.md"
 PUBLISHED = "PUBLISHED.md"
 BLOCKER = "BLOCKER.md"
 MANIFEST = "data/manifest.json"
+TOKENIZER = "data/tokenizer/tokenizer.json"
 
 SMOKE = "SMOKE.md"
 VERIFY = "VERIFY.md"

@@ -150,23 +150,26 @@ class LocalExecutor:
 
     def _remember(self, pid: int) -> None:
         try:
-            created = psutil.Process(pid).create_time()
+            known = {"child": _identity(pid), "parent": _identity(os.getpid())}
         except psutil.NoSuchProcess:
             return
         self._child_file.parent.mkdir(parents=True, exist_ok=True)
-        self._child_file.write_text(json.dumps({"pid": pid, "created": created}), encoding="utf-8")
+        self._child_file.write_text(json.dumps(known), encoding="utf-8")
 
 
 def end_orphan(child_file: Path, *, grace_s: float = 10.0) -> bool:
-    """End the child that a killed parent left running. Returns whether there was one."""
+    """End the child that a killed parent left running. Returns whether there was one.
+
+    One whose parent lives is at work elsewhere: its run was copied while it was working.
+    """
     try:
-        child = json.loads(child_file.read_text(encoding="utf-8"))
-        process = psutil.Process(child["pid"])
-        same = bool(abs(process.create_time() - child["created"]) < 1.0)  # process ids are reused
-    except (OSError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
+        known = json.loads(child_file.read_text(encoding="utf-8"))
+        process = _alive(known["child"])
+        same = process is not None and _alive(known["parent"]) is None
+    except (OSError, ValueError, KeyError, TypeError):
         child_file.unlink(missing_ok=True)
         return False
-    if same and process.status() != psutil.STATUS_ZOMBIE:
+    if process is not None and same:
         _ask_to_stop(process.pid)
         try:
             process.wait(timeout=grace_s)
@@ -174,6 +177,21 @@ def end_orphan(child_file: Path, *, grace_s: float = 10.0) -> bool:
             _kill_group(process.pid)
     child_file.unlink(missing_ok=True)
     return same
+
+
+def _identity(pid: int) -> dict[str, float]:
+    """What tells a process from a later one of the same id."""
+    return {"pid": pid, "created": psutil.Process(pid).create_time()}
+
+
+def _alive(identity: dict[str, float]) -> psutil.Process | None:
+    """The process of that identity, if it still runs."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        is_same = abs(process.create_time() - identity["created"]) < 1.0  # process ids are reused
+        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -14,12 +14,11 @@ from pathlib import Path
 from ml_intern_cli.documents import layout as names
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.layout import RunLayout
-from ml_intern_cli.documents.registry import render
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.executors.process import Executor, Finished, Job
 from ml_intern_cli.executors.walls import Openings
 from ml_intern_cli.runs.events import record, spent_s
-from ml_intern_cli.runs.files import write_atomic
+from ml_intern_cli.runs.outputs import rewrite
 from ml_intern_cli.stages.base import read_document
 
 _RECORD_EVERY_S = 15.0  # what a kill -9 of this process can leave uncounted
@@ -120,7 +119,7 @@ class BudgetedCompute:
         used_min = round(max(budget.gpu_min_used, sum(spent_s(self._layout).values()) / 60), 3)
         if used_min != budget.gpu_min_used:
             updated = budget.model_copy(update={"gpu_min_used": used_min})
-            write_atomic(self._layout.document(names.BUDGET), render(updated))
+            rewrite(self._layout, names.BUDGET, updated)
 
     def _budget(self) -> Budget:
         return read_document(self._layout, Budget, names.BUDGET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,8 +25,13 @@ def spent_s(layout: RunLayout) -> dict[str | None, float]:
     """Seconds of compute by path; ``None`` holds what belongs to no path."""
     totals: dict[str | None, float] = {}
     for row in read_rows(layout.events):
-        if row.get("event_type") == "spend":
-            data = row.get("data", {})
-            path_id = data.get("path")
-            totals[path_id] = totals.get(path_id, 0.0) + float(data.get("seconds", 0.0))
+        data = row.get("data")
+        if row.get("event_type") != "spend" or not isinstance(data, dict):
+            continue
+        path_id, seconds = data.get("path"), data.get("seconds")
+        # What somebody else wrote there neither counts nor stops the counting.
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+            continue
+        if path_id is None or isinstance(path_id, str):
+            totals[path_id] = totals.get(path_id, 0.0) + seconds
     return totals

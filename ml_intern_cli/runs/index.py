@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,8 +80,8 @@ class RunIndex:
         Raises:
             UnknownRun: there is none; the nearest slugs are named.
         """
-        for candidate in (self.runs_dir / target, Path(target).expanduser()):
-            if target and target not in {".", ".."} and _is_run(candidate):
+        for candidate in _candidates(self.runs_dir, target):
+            if _is_run(candidate):
                 return RunLayout(candidate.resolve())
         slugs = [layout.slug for layout in self._layouts()]
         raise UnknownRun(target, difflib.get_close_matches(target, slugs, n=3, cutoff=0.4))
@@ -102,8 +103,13 @@ class RunIndex:
             budget_cap_min=round(budget.compute_cap * 60, 2) if budget else None,
             budget_used_min=budget.gpu_min_used if budget else 0.0,
             blocker=blocker,
-            next=_next_commands(layout, state, blocker),
+            next=_next_commands(self._address(layout), state, blocker),
         )
+
+    def _address(self, layout: RunLayout) -> str:
+        """What a command calls the run: its slug where that is enough, else its path."""
+        is_here = layout.root.parent == self.runs_dir.resolve()
+        return layout.slug if is_here else shlex.quote(str(layout.root))
 
     def latest_of(self, request: str) -> RunLayout | None:
         """The run of a sentence that was worked on last, whatever its slug; ``None`` when there is none."""
@@ -137,9 +143,23 @@ class RunIndex:
             )
 
 
+def _candidates(runs_dir: Path, target: str) -> Iterator[Path]:
+    """Where a run of that slug, or at that path, would be."""
+    if target in {"", ".", ".."}:
+        return
+    yield runs_dir / target
+    try:
+        yield Path(target).expanduser()
+    except RuntimeError:  # the home of a user that there is not
+        return
+
+
 def _is_run(folder: Path) -> bool:
     """A run has a TASK.md, or a BLOCKER.md that says why it has none."""
-    return any((folder / name).is_file() for name in (names.TASK, names.BLOCKER))
+    try:
+        return any((folder / name).is_file() for name in (names.TASK, names.BLOCKER))
+    except (OSError, ValueError):  # not ours to look into, or no name that a file can have
+        return False
 
 
 def request_of(layout: RunLayout) -> str:
@@ -172,7 +192,13 @@ def _winner(layout: RunLayout) -> tuple[str | None, float | None]:
 
 
 def _last_change(layout: RunLayout) -> float:
-    return max(path.stat().st_mtime for path in (layout.root, *layout.root.glob("*.md")))
+    times = [0.0]
+    for path in (layout.root, *layout.root.glob("*.md")):
+        try:
+            times.append(path.stat().st_mtime)
+        except OSError:  # an editor's lock, a dangling link
+            continue
+    return max(times)
 
 
 def _overall(status: RunStatus) -> str:
@@ -184,10 +210,10 @@ def _overall(status: RunStatus) -> str:
     return f"{waiting.state} at {label}"
 
 
-def _next_commands(layout: RunLayout, state: RunState, blocker: Blocker | None) -> tuple[str, ...]:
+def _next_commands(address: str, state: RunState, blocker: Blocker | None) -> tuple[str, ...]:
     waiting = state.next()
     if waiting is None:
-        return (f"ml-intern show {layout.slug}",)
+        return (f"ml-intern show {address}",)
     if waiting.state is StageState.BLOCKED and blocker is not None:
         return blocker.ways_on
-    return (f"ml-intern run {layout.slug}",)
+    return (f"ml-intern run {address}",)

@@ -10,7 +10,7 @@ from ml_intern_cli.documents.postmortem import Postmortem
 from ml_intern_cli.documents.registry import load
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.runs.events import spent_s
-from ml_intern_cli.runs.files import write_atomic
+from ml_intern_cli.runs.outputs import rewrite
 from ml_intern_cli.runs.state import RunState, StageState
 from ml_intern_cli.stages.base import D, read_document
 
@@ -71,6 +71,8 @@ def _status(state: RunState, path: PathPlan) -> tuple[PathStatus, str | None]:
 
 
 def _sync_budget(state: RunState, experiments: Experiments, *, total_min: float) -> None:
+    if not state.layout.document(names.BUDGET).is_file():
+        return  # clarify is due, which writes it
     budget = read_document(state.layout, Budget, names.BUDGET)
     launched = [row for row in experiments.rows if row.status is not PathStatus.QUEUED]
     updated = budget.model_copy(
@@ -99,6 +101,4 @@ def _optional(state: RunState, kind: type[D], path_id: str, name: str) -> D | No
 
 
 def _write(state: RunState, name: str, document: Experiments | Budget) -> None:
-    from ml_intern_cli.documents.registry import render
-
-    write_atomic(state.layout.document(name), render(document))
+    rewrite(state.layout, name, document)

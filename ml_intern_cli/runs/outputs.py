@@ -64,6 +64,21 @@ def archive(layout: RunLayout, name: str) -> None:
         raise storage_failed(error, source) from error
 
 
+def rewrite(layout: RunLayout, name: str, document: Model) -> None:
+    """Write a document that the program changed, and keep what a person wrote around its values."""
+    path = layout.document(name)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if text != render(load(path, source=name)):
+            _keep(layout, name, text)
+    write_atomic(path, render(document))
+
+
+def _keep(layout: RunLayout, name: str, text: str) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    write_atomic(layout.history / stamp / name, text)
+
+
 class _Writer:
     def __init__(self, layout: RunLayout, stage: Stage, before: Receipt | None, ours: frozenset[str]) -> None:
         self.written = Written()
@@ -95,7 +110,7 @@ class _Writer:
         path = self._layout.document(name)
         self.written.base[name] = canonical(document, None)
         if path.is_file():
-            edited, old_base = self._edited(name), self._base.get(name)
+            edited, old_base = self._edited(name), _without_retries(name, self._base.get(name))
             if (
                 edited is not None
                 and old_base is not None
@@ -115,9 +130,8 @@ class _Writer:
             content = canonical(load(self._layout.document(name), source=name), None)
         except InvalidDocument:
             return None
-        if name == PLAN:
-            content["paths"] = [path for path in content["paths"] if path["retry_of"] is None]
-        return content
+        edited: dict[str, Any] = _without_retries(name, content)
+        return edited
 
     def _is_users(self, current: str, new: str) -> bool:
         """Whether what stands on disk is neither what a stage wrote nor what it would write now."""
@@ -127,8 +141,14 @@ class _Writer:
         """Copy to .history/ what is about to be overwritten, unless a stage wrote it."""
         if current is None or text_sha256(current) in self._ours:
             return
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-        write_atomic(self._layout.history / stamp / name, current)
+        _keep(self._layout, name, current)
+
+
+def _without_retries(name: str, content: Any) -> Any:
+    """A plan's content without the paths that only the program adds."""
+    if name != PLAN or content is None:
+        return content
+    return content | {"paths": [path for path in content["paths"] if path["retry_of"] is None]}
 
 
 def _merged_json(base: Any, current: str, new: Any) -> str | None:

@@ -25,6 +25,7 @@ from ml_intern_cli.runs.outputs import archive, write_outputs
 from ml_intern_cli.runs.receipts import Digest, Receipt, StageMemory, digest
 from ml_intern_cli.runs.reporter import Reporter
 from ml_intern_cli.runs.state import RunState, StageState, StageStatus, read_blocker
+from ml_intern_cli.secrets import scrub
 from ml_intern_cli.stages import STAGES
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, fill
 
@@ -89,6 +90,7 @@ class Pipeline:
             InvalidInput: an earlier stage is not done, or there is no such path.
         """
         stage = STAGES[stage_name]
+        ledger.sync(RunState(self.layout))
         outcomes = set()
         for one in self._targets(stage, path_id):
             outcome = self._step(stage, one)
@@ -115,6 +117,12 @@ class Pipeline:
                 hint=f"ml-intern run {self.layout.slug} --until {stage.name}",
             )
         if not stage.per_path:
+            status = state.status(stage.name)
+            if status.state is StageState.SKIPPED:
+                raise InvalidInput(
+                    f"there is nothing to {stage.name}: {status.reason}",
+                    hint=f"ml-intern status {self.layout.slug}",
+                )
             return (None,)
         wanted = (path_id,) if path_id is not None else state.path_ids
         return tuple(one for one in wanted if state.status(stage.name, one).state is not StageState.SKIPPED)
@@ -135,14 +143,22 @@ class Pipeline:
         receipts.save(replace(known, state="started", inputs=inputs))
         record(self.layout, "stage_started", stage=stage.name, path=path_id)
         context = replace(self.context, path_id=path_id)
+        self._clear_blocker(stage)
         try:
             announced = stage.announces(context) if stage.announces else None
             if announced is not None:
                 self._tell(*announced, path_id=path_id)
             result = stage.run(context)
         except Blocked as blocked:
+            if before is not None:  # what it last did still stands, should the user take the change back
+                receipts.save(before)
             self._block(stage, path_id, blocked, seconds=time.monotonic() - began)
             return None
+        except MlInternError as error:
+            message = scrub(error.message)
+            record(self.layout, "stage_failed", stage=stage.name, path=path_id, message=message)
+            self._notify("error", f"{self.layout.slug}: {stage.name}: {message}")
+            raise
         except KeyboardInterrupt:
             seconds = time.monotonic() - began
             record(self.layout, "stage_stopped", stage=stage.name, path=path_id)
@@ -174,9 +190,6 @@ class Pipeline:
     def _announce(
         self, stage: Stage, path_id: str | None, result: StageResult, kept: list[str], seconds: float
     ) -> None:
-        blocker = read_blocker(self.layout)
-        if blocker is None or blocker.stage == stage.name:
-            archive(self.layout, names.BLOCKER)
         details = result.details + tuple(f"kept your {name}" for name in kept)
         record(
             self.layout,
@@ -198,6 +211,13 @@ class Pipeline:
         record(self.layout, "blocker", stage=stage.name, path=path_id, what=blocked.what, why=blocked.why)
         self.reporter.stage_finished(stage.name, path_id, "blocked", blocked.what, seconds, (blocked.why,))
         self._notify("blocker", f"{self.layout.slug}: {blocked.what}: {blocked.why}")
+
+    def _clear_blocker(self, stage: Stage) -> None:
+        """Set BLOCKER.md aside, unless it is about a stage that is still blocked."""
+        blocker = read_blocker(self.layout)
+        blocked = {one.stage for one in RunState(self.layout).stages if one.state is StageState.BLOCKED}
+        if blocker is None or blocker.stage == stage.name or blocker.stage not in blocked:
+            archive(self.layout, names.BLOCKER)
 
     def _tell(self, event: str, message: str, *, path_id: str | None) -> None:
         record(self.layout, event, message=message, path=path_id)

@@ -108,7 +108,8 @@ class Receipts:
     def check_format(self) -> None:
         """Refuse a run that a newer version made. Raises NewerRun."""
         made = self._read(self._layout.receipts / "run.json")
-        if made is not None and int(made.get("format", FORMAT)) > FORMAT:
+        number = (made or {}).get("format")
+        if made is not None and isinstance(number, int) and number > FORMAT:
             raise NewerRun(self._layout.slug, str(made.get("made_by", "?")), __version__)
 
     def stamp(self) -> None:
@@ -129,9 +130,11 @@ class Receipts:
                 )
                 for name, one in raw.pop("inputs", {}).items()
             }
-            return Receipt(inputs=inputs, **raw)
+            receipt = Receipt(inputs=inputs, **raw)
         except (TypeError, KeyError, AttributeError):
             return None
+        is_whole = isinstance(receipt.outputs, dict) and isinstance(receipt.base, dict)
+        return receipt if is_whole else None
 
     def save(self, receipt: Receipt) -> None:
         """Write a receipt."""
@@ -141,7 +144,8 @@ class Receipts:
     def written_texts(self) -> frozenset[str]:
         """Hashes of all texts that stages wrote, as far as receipts know."""
         found = (self._read(file) or {} for file in self._layout.receipts.glob("*.json"))
-        return frozenset(sha for one in found for sha in one.get("outputs", {}).values())
+        outputs = (one.get("outputs") for one in found)
+        return frozenset(sha for one in outputs if isinstance(one, dict) for sha in one.values())
 
     def _file(self, stage: str, path_id: str | None) -> Path:
         return self._layout.receipts / (f"{stage}.json" if path_id is None else f"{stage}.{path_id}.json")
@@ -156,10 +160,10 @@ class Receipts:
 
 
 class StageMemory:
-    """What stages must know again after being killed: one small JSON file beside the receipts."""
+    """What must be known again after being killed: one small JSON file beside the receipts."""
 
-    def __init__(self, layout: RunLayout) -> None:
-        self._file = layout.receipts / "memory.json"
+    def __init__(self, layout: RunLayout, *, name: str = "memory.json") -> None:
+        self._file = layout.receipts / name
 
     def recall(self, key: str) -> str | None:
         """What was remembered, or ``None``."""

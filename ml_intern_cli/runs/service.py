@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from ml_intern_cli.documents import layout as names
 from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.model import PublishTarget, RunMode
-from ml_intern_cli.documents.registry import load, render
+from ml_intern_cli.documents.registry import load
 from ml_intern_cli.errors import (
     Blocked,
     InvalidInput,
@@ -22,9 +22,10 @@ from ml_intern_cli.errors import (
     NoPathPassed,
     UnknownRun,
 )
-from ml_intern_cli.runs.files import write_atomic
 from ml_intern_cli.runs.index import RunIndex, load_optional, request_of
 from ml_intern_cli.runs.options import RunOptions
+from ml_intern_cli.runs.outputs import rewrite
+from ml_intern_cli.runs.receipts import StageMemory
 from ml_intern_cli.runs.reporter import Reporter
 from ml_intern_cli.runs.state import StageStatus
 
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
     from ml_intern_cli.documents.blocker import Blocker
     from ml_intern_cli.notify import NotifySettings
     from ml_intern_cli.runs.pipeline import End, Pipeline
+    from ml_intern_cli.stages.base import Caps
 
-_SLUG = re.compile(r"^[a-z0-9][a-z0-9._-]*$")
+_SLUG = re.compile(r"^(?=.{1,60}$)[a-z0-9](?:[._-]?[a-z0-9])*$")  # the Hub takes no -- and no ..
 _LONGEST_SLUG = 60
 
 
@@ -46,6 +48,8 @@ class Settings(Protocol):
     def hub(self) -> HubAccess: ...  # noqa: D102
     @property
     def notify(self) -> NotifySettings: ...  # noqa: D102
+    @property
+    def secrets(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,9 @@ class RunService:
         return self._work(target, options, lambda pipeline: pipeline.advance(until=options.until))
 
     def step(self, target: str, stage: str, options: RunOptions, *, path_id: str | None) -> RunOutcome:
-        """Run one stage."""
+        """Run one stage. Only restate takes a sentence."""
+        if stage != "restate":
+            target = str(self._index.find(target).root)
         return self._work(target, options, lambda pipeline: pipeline.redo(stage, path_id))
 
     # Opening a run
@@ -136,6 +142,10 @@ class RunService:
         target = target.strip()
         if not target:
             raise InvalidInput("the task is empty", hint='ml-intern run "implement DeepSeek-V3 at 1M"')
+        if any("\ud800" <= character <= "\udfff" for character in target):
+            raise InvalidInput(
+                "the task is not UTF-8 text", hint="set the terminal to UTF-8 and type it again"
+            )
         if not options.new and self._names_a_run(target):
             layout = self._index.find(target)
             return layout, request_of(layout)
@@ -144,7 +154,8 @@ class RunService:
         wanted = options.slug or slug_of(target)
         if not _SLUG.match(wanted):
             raise InvalidInput(
-                f"{wanted!r} is no slug", hint="use lower-case letters, digits and dashes: --slug my-run"
+                f"{wanted!r} is no slug",
+                hint="use lower-case letters, digits and single dashes, 60 at most: --slug my-run",
             )
         return self._layout_for(wanted, target, options), target
 
@@ -162,19 +173,29 @@ class RunService:
             return same
         for slug in _numbered(wanted):
             layout = RunLayout((self._index.runs_dir / slug).resolve())
-            if not layout.root.exists() or not any(layout.root.iterdir()):
+            if not layout.root.exists():
                 return layout
-            if not options.new and request_of(layout) in {request, ""}:
+            is_ours = layout.root.is_dir() and (layout.lock.exists() or not any(layout.root.iterdir()))
+            if is_ours and not options.new and request_of(layout) in {request, ""}:
                 return layout
             if options.slug and not options.new:
+                said = request_of(layout) if layout.root.is_dir() else ""
+                what = (
+                    f"run {slug} already exists, for: {said}"
+                    if said
+                    else f"{layout.root} is there, and no run"
+                )
                 raise InvalidInput(
-                    f"run {slug} already exists, for: {request_of(layout)}",
-                    hint=f"go on with it: ml-intern run {slug} · or take another --slug",
+                    what,
+                    hint=(f"go on with it: ml-intern run {slug} · or " if said else "")
+                    + "take another --slug",
                 )
         raise AssertionError("there is always a next number")
 
     def _apply(self, layout: RunLayout, options: RunOptions) -> None:
         """Write options into the documents of an existing run, as the user would by hand."""
+        from ml_intern_cli.data.sources import pinned
+
         has_budget = layout.document(names.BUDGET).is_file()
         if has_budget:
             caps: dict[str, object] = {
@@ -186,7 +207,7 @@ class RunService:
             _edit(layout, names.BUDGET, caps)
         if layout.document(names.TASK).is_file():
             wishes: dict[str, object] = {
-                "dataset": options.dataset,
+                "dataset": None if options.dataset is None else pinned(options.dataset, cwd=Path.cwd()),
                 "dataset_column": options.dataset_column,
                 "params": options.params,
                 "seq_len": options.seq_len,
@@ -205,8 +226,7 @@ class RunService:
         from ml_intern_cli.notify import Notifier
         from ml_intern_cli.runs.compute import BudgetedCompute
         from ml_intern_cli.runs.pipeline import Pipeline
-        from ml_intern_cli.runs.receipts import StageMemory
-        from ml_intern_cli.stages.base import Caps, StageContext
+        from ml_intern_cli.stages.base import StageContext
 
         notifier = Notifier(self._settings.notify)
         overrides = Overrides(
@@ -224,15 +244,12 @@ class RunService:
             path_id=None,
             request=request,
             overrides=overrides,
-            caps=Caps(
-                max_paths=options.max_paths,
-                max_retries=options.max_retries,
-                token_budget=options.token_budget,
-            ),
+            caps=_caps(layout, options),
             brain=choose_brain(options.brain),
             compute=BudgetedCompute(layout, LocalExecutor(layout.receipts / "child.json")),
             memory=StageMemory(layout),
             hub=self._settings.hub,
+            secrets=self._settings.secrets,
             ask=None if options.headless or options.yes else self._ask,
             report=self._reporter.progress,
             now=lambda: datetime.now(UTC),
@@ -249,7 +266,8 @@ class RunService:
         results = load_optional(layout, Results, names.RESULTS)
         published = load_optional(layout, Published, names.PUBLISHED)
         complete = end is End.COMPLETE
-        passed = results is not None and results.winner is not None
+        verified = {one.path_id for one in status.stages if one.stage == "verify" and one.state == "done"}
+        passed = results is not None and results.winner in verified
         if end is End.BLOCKED:
             exit_code = Blocked.exit_code
         elif end is End.FAILED or (complete and not passed):
@@ -281,7 +299,8 @@ class RunService:
 
 def slug_of(request: str) -> str:
     """``Implement DeepSeek-V3 at 1M`` → ``implement-deepseek-v3-at-1m``."""
-    words = re.sub(r"[^a-z0-9.]+", "-", request.lower()).strip("-.")
+    words = re.sub(r"[^a-z0-9.]+|[-.]{2,}", "-", request.lower())
+    words = re.sub(r"[-.]{2,}", "-", words).strip("-.")
     if len(words) > _LONGEST_SLUG:
         words = words[: _LONGEST_SLUG + 1].rpartition("-")[0] or words[:_LONGEST_SLUG]
     return words.strip("-.") or "run"
@@ -299,12 +318,31 @@ def _numbered(slug: str) -> Iterator[str]:
         number += 1
 
 
+def _caps(layout: RunLayout, options: RunOptions) -> Caps:
+    """The caps that options give, now or before BUDGET.md was there to hold them."""
+    from ml_intern_cli.stages.base import Caps
+
+    given = {
+        "max_paths": options.max_paths,
+        "max_retries": options.max_retries,
+        "token_budget": options.token_budget,
+    }
+    if layout.document(names.BUDGET).is_file():
+        return Caps(**given)
+    memory = StageMemory(layout, name="caps.json")
+    for name, value in given.items():
+        if value is not None:
+            memory.remember(name, str(value))
+    kept = {name: memory.recall(name) for name in given}
+    return Caps(**{name: None if value is None else int(value) for name, value in kept.items()})
+
+
 def _edit(layout: RunLayout, name: str, changes: dict[str, object]) -> None:
     document = load(layout.document(name), source=name)
     given = {key: value for key, value in changes.items() if value is not None}
     edited = type(document).model_validate({**document.model_dump(), **given})
     if edited != document:
-        write_atomic(layout.document(name), render(edited))
+        rewrite(layout, name, edited)
 
 
 def _remove_empty(layout: RunLayout) -> None:

@@ -6,8 +6,10 @@ still are what it read. The order of the pipeline and the paths of PLAN.md give 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from ml_intern_cli.documents import layout as names
 from ml_intern_cli.documents.blocker import Blocker
@@ -162,9 +164,11 @@ class RunState:
             reason = check.missing if receipt else ""
             return (StageState.BLOCKED, blocked) if blocked else (StageState.TODO, reason)
         if receipt:
-            changes = changed_inputs(self.layout, tuple(ref.of(path_id) for ref in stage.reads), receipt)
+            outgrown = stage.outgrown(self.layout) if stage.outgrown else frozenset()
+            refs = (ref.of(path_id) for ref in stage.reads if str(ref) not in outgrown)
+            changes = changed_inputs(self.layout, tuple(refs), receipt)
             if changes:
-                return StageState.STALE, "; ".join(changes)
+                return (StageState.BLOCKED, blocked) if blocked else (StageState.STALE, "; ".join(changes))
         if check.failed:
             return StageState.FAILED, check.failed
         return StageState.DONE, ""
@@ -179,6 +183,11 @@ class RunState:
             path = self.layout.document(name)
             if not path.is_file():
                 return Check(missing=f"{name} is not there")
+            if name.endswith(".json") and stage.keeps_edits:
+                problem = _json_problem(path, name)
+                if problem is not None:
+                    self.problems.append(problem)
+                    return Check(missing=f"{name} does not parse")
             if not name.endswith(".md"):
                 continue
             if receipt is not None and receipt.outputs.get(name) == file_sha256(path):
@@ -198,6 +207,17 @@ class RunState:
     def _blocked_reason(self, stage: Stage) -> str | None:
         blocker = read_blocker(self.layout)
         return f"{blocker.what}: {blocker.why}" if blocker and blocker.stage == stage.name else None
+
+
+def _json_problem(path: Path, name: str) -> Problem | None:
+    """What is wrong with a configuration that a person edited."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        return Problem(name, error.lineno, None, f"is not JSON: {error.msg}")
+    except UnicodeDecodeError:
+        return Problem(name, None, None, "is not UTF-8 text")
+    return None
 
 
 def read_blocker(layout: RunLayout) -> Blocker | None:

@@ -96,6 +96,7 @@ class Stage:
         writes: Outputs, run-relative with ``{path}``; the stage is done when they exist and parse.
         announces: An event and its message, told before the stage runs; ``None``: nothing to tell.
         check: What else must hold of the outputs, for stages that can stop half-way.
+        outgrown: Inputs, as ``str(Ref)``, whose change no longer makes the stage stale.
         verdict: Why the outputs say that the path failed, or ``None``; parses them.
         skip: Says why there is nothing to do, or ``None``.
         partial: What an interrupted run of the stage leaves and the next one goes on from; set aside
@@ -115,6 +116,7 @@ class Stage:
     check: Callable[[RunLayout, str | None], Check] | None = None
     verdict: Callable[[RunLayout, str], str | None] | None = None
     skip: Callable[[RunLayout], str | None] | None = None
+    outgrown: Callable[[RunLayout], frozenset[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +199,7 @@ class StageContext:
         request: The sentence, for the stage that reads it first.
         overrides: What options said, for the same stage; options win over the sentence.
         caps: Caps that options gave, for the first BUDGET.md.
+        secrets: Values that must stand in nothing that is published.
         ask: Puts bundled questions to the user; ``None`` when nobody is there.
         cwd: Where relative paths of the user start.
     """
@@ -210,6 +213,7 @@ class StageContext:
     compute: Compute
     memory: Memory
     hub: HubAccess
+    secrets: tuple[str, ...]
     ask: Callable[[tuple[Question, ...]], dict[str, str]] | None
     report: Callable[[Progress], None]
     now: Callable[[], datetime]

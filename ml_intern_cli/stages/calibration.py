@@ -14,7 +14,7 @@ from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import heldout_shards, how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import how_it_crashed, tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -79,7 +79,8 @@ def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files = context.brain.implement(path, plan)
-    config = json.loads(files["train_config.json"]) | {"data_dir": str(context.layout.data)}
+    # Random tokens: the data of this plan are not there yet, only those of an earlier one may be.
+    config = json.loads(files["train_config.json"]) | {"data_dir": "no-data-yet"}
     files |= {"train_config.json": json.dumps(config)}
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -95,7 +96,6 @@ def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float
         limit_s=seconds + _STARTUP_ALLOWANCE_S,
         stderr=folder / "stderr",
         writable=(folder,),
-        hidden=heldout_shards(context.layout),
     )
     speed = _read(folder, plan, finished)
     shutil.rmtree(folder, ignore_errors=True)

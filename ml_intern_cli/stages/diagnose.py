@@ -124,6 +124,14 @@ def _refusal(
         return (
             f"no deterministic fix; edit {path_folder(path.id)}/ and run: ml-intern run {context.layout.slug}"
         )
+    task = context.read(Task, TASK)
+    asked = task.steps is not None or task.tokens is not None
+    if asked and int(changes.get("steps", path.steps)) < path.steps:
+        return f"TASK.md asks for {path.steps:,} steps, and the fix needs fewer"
+    consumed = sum(int(last_checkpoint(context.layout, one.id).get("tokens", 0)) for one in plan.paths)
+    retry_tokens = int(changes.get("steps", path.steps)) * plan.tokens_per_step(path)
+    if budget.token_budget is not None and consumed + retry_tokens > budget.token_budget:
+        return f"{consumed:,} of {budget.token_budget:,} tokens are spent"
     if used >= budget.max_retries_per_path:
         return f"{used} of {budget.max_retries_per_path} retries of path {origin} are used"
     if remaining_s < _LEAST_RETRY_S:
@@ -143,8 +151,11 @@ def _within_token_caps(
 
 
 def _origin(plan: Plan, path: PathPlan) -> str:
-    while path.retry_of is not None:
-        path = plan.path(path.retry_of)
+    """The path that a chain of retries began with, or the last of it that a person left in the plan."""
+    known, seen = {one.id: one for one in plan.paths}, {path.id}
+    while path.retry_of in known and path.retry_of not in seen:
+        path = known[path.retry_of]
+        seen.add(path.id)
     return path.id
 
 
@@ -172,6 +183,7 @@ STAGE = Stage(
         Ref(f"{{path}}/{VERIFY}"),
         Ref(f"{{path}}/{LAST_CHECKPOINT}"),
         Ref(f"{{path}}/{ENDED}"),
+        Ref(BUDGET, "retries"),
     ),
     writes=(f"{{path}}/{POSTMORTEM}",),
     run=run,

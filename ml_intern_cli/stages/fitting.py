@@ -57,7 +57,7 @@ class Wish:
             if tokens is not None
         ]
         limits += [] if self.steps is None else [self.steps]
-        limits += [] if budget is None else [max(1, budget // tokens_per_step)]
+        limits += [] if budget is None else [budget // tokens_per_step]
         return min(limits, default=None)
 
 
@@ -107,6 +107,12 @@ def _fit(
     fitting = int(available_s / (tokens_per_step * _per_token_s(speed, timing)))
     wanted = wish.most_steps(tokens_per_step, num_paths=num_paths)
     steps = fitting if wanted is None else min(fitting, wanted)
+    if wanted == 0:
+        raise Blocked(
+            "the token budget does not admit one step",
+            why=f"a step takes {tokens_per_step:,} tokens; {num_paths} path(s) share {wish.token_budget:,}",
+            ways_on=(f"ml-intern run {slug} --token-budget {100 * num_paths * tokens_per_step}",),
+        )
     asked = wish.steps is not None or wish.tokens is not None
     if steps < 1 or (asked and wanted is not None and steps < wanted):
         shortage = _Shortage(wanted or 1, tokens_per_step, slice_s, num_paths)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ml_intern_cli.documents.model import Model
-from ml_intern_cli.errors import MlInternError
+from ml_intern_cli.errors import InvalidInput, MlInternError
 from ml_intern_cli.stages.base import Progress, StageContext
 from ml_intern_cli.stages.programs import tail_of
 
@@ -55,6 +55,9 @@ def judge(
     )
     tail = tail_of(errors)
     if not answer.is_file():
+        if finished.exit_code == InvalidInput.exit_code:  # of the data, which no path is to blame for
+            *_, message, hint = ("", *tail.splitlines()[-2:])
+            raise InvalidInput(message, hint=hint)
         return None, finished, tail
     try:
         return kind.model_validate_json(answer.read_text(encoding="utf-8")), finished, tail

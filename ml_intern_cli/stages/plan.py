@@ -18,6 +18,7 @@ from ml_intern_cli.documents.layout import (
     BUDGET,
     CONFIG,
     EVAL_PY,
+    LAST_CHECKPOINT,
     MANIFEST,
     MODEL_PY,
     PLAN,
@@ -25,13 +26,14 @@ from ml_intern_cli.documents.layout import (
     TASK,
     TRAIN_CONFIG,
     TRAIN_PY,
+    RunLayout,
 )
 from ml_intern_cli.documents.manifest import Manifest, Split
 from ml_intern_cli.documents.plan import PathPlan, Plan, PlannedFile, Precision, Source
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import Blocked, InvalidInput
 from ml_intern_cli.quantities import format_count, format_duration, format_params
-from ml_intern_cli.stages.base import Progress, Ref, Stage, StageContext, StageResult
+from ml_intern_cli.stages.base import Check, Progress, Ref, Stage, StageContext, StageResult
 from ml_intern_cli.stages.calibration import Speed, measure
 from ml_intern_cli.stages.fitting import Wish, fit
 
@@ -315,10 +317,27 @@ def _data_progress(context: StageContext) -> Callable[[int, int, str], None]:
     return report
 
 
+def _check(layout: RunLayout, path_id: str | None) -> Check:
+    """Data that are damaged or gone are prepared anew."""
+    from ml_intern_cli.data.shards import missing_files
+
+    del path_id
+    missing = missing_files(layout.data)
+    return Check(missing=f"{missing[0]} is not as data/manifest.json says" if missing else None)
+
+
+def _outgrown(layout: RunLayout) -> frozenset[str]:
+    """More or less time is no reason to plan anew, and lose what was trained, once training has begun."""
+    has_trained = any(layout.root.glob(f"path-*/{LAST_CHECKPOINT}"))
+    return frozenset({str(Ref(BUDGET, "time"))}) if has_trained else frozenset()
+
+
 STAGE = Stage(
     name="plan",
     title="prepare the data and fix every number from measurement",
-    reads=(Ref(TASK, "work"), Ref(BUDGET, "caps"), Ref(RESEARCH)),
+    reads=(Ref(TASK, "work"), Ref(BUDGET, "caps"), Ref(BUDGET, "time"), Ref(RESEARCH)),
     writes=(MANIFEST, PLAN),
     run=run,
+    check=_check,
+    outgrown=_outgrown,
 )

@@ -29,7 +29,7 @@ from ml_intern_cli.documents.published import Published
 from ml_intern_cli.documents.results import Results
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
-from ml_intern_cli.errors import MlInternError
+from ml_intern_cli.errors import InvalidInput, MlInternError
 from ml_intern_cli.stages.base import Check, Progress, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.programs import tail_of
 
@@ -47,6 +47,12 @@ def run(context: StageContext) -> StageResult:
     task, plan, results = context.read(Task, TASK), context.read(Plan, PLAN), context.read(Results, RESULTS)
     winner = results.winner
     assert winner is not None, "skipped without a winner"  # noqa: S101, an invariant
+    verify = context.read(Verify, f"{path_folder(winner)}/{VERIFY}")
+    if not verify.passed:
+        raise InvalidInput(
+            f"path {winner} is named the winner, but did not pass verification: {verify.first_failure}",
+            hint=f"ml-intern report {context.layout.slug}",
+        )
     name = context.memory.recall("name") or f"ml-intern-{context.layout.slug}-{context.now():%Y%m%d-%H%M}"
     context.memory.remember("name", name)
     bundle = context.layout.scratch / "bundle"
@@ -57,10 +63,11 @@ def run(context: StageContext) -> StageResult:
         bundle_dir=bundle,
         name=name,
         results=results,
-        verify=context.read(Verify, f"{path_folder(winner)}/{VERIFY}"),
+        verify=verify,
         plan=plan,
         task=task,
         manifest=Manifest.model_validate_json(manifest),
+        secrets=context.secrets,
         host=f"{platform.system()} {platform.machine()}",
     )
     publication = _publish(context, task.publish, bundle, name)

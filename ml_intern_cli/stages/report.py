@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_intern_cli.documents.experiments import Experiment, Experiments, PathStatus
 from ml_intern_cli.documents.layout import (
+    BEST_CHECKPOINT,
     EXPERIMENTS,
     METRICS,
     PLAN,
@@ -28,7 +29,7 @@ from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
-from ml_intern_cli.stages.train import early_stop, last_checkpoint
+from ml_intern_cli.stages.train import ENDED, early_stop, last_checkpoint
 
 
 def run(context: StageContext) -> StageResult:
@@ -134,7 +135,13 @@ def _deviations(layout: RunLayout, plan: Plan, path: PathPlan) -> list[str]:
 STAGE = Stage(
     name="report",
     title="compare the paths and name the winner",
-    reads=(Ref(PLAN), Ref(f"path-*/{SMOKE}"), Ref(f"path-*/{VERIFY}")),
+    reads=(
+        Ref(PLAN),
+        Ref(f"path-*/{SMOKE}"),
+        Ref(f"path-*/{ENDED}"),
+        Ref(f"path-*/{BEST_CHECKPOINT}"),
+        Ref(f"path-*/{VERIFY}"),
+    ),
     writes=(RESULTS,),
     run=run,
 )

@@ -14,6 +14,10 @@ from ml_intern_cli.stages.base import Stage, StageContext, StageResult
 def run(context: StageContext) -> StageResult:
     """Restate the request as a typed task."""
     task = context.brain.restate(context.request, overrides=context.overrides)
+    if task.dataset is not None:
+        from ml_intern_cli.data.sources import pinned
+
+        task = task.model_copy(update={"dataset": pinned(task.dataset, cwd=context.cwd)})
     size = f"{format_params(task.params)} parameters" if task.params else "size not named"
     data = f"dataset {task.dataset}" if task.dataset else "dataset not named"
     not_understood = tuple(f"not understood: {fragment}" for fragment in task.not_understood)

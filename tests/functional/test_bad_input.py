@@ -100,6 +100,27 @@ def test_a_named_dataset_that_cannot_be_had_blocks_and_is_not_replaced(runs_dir:
     assert not (runs_dir / SLUG / "PLAN.md").exists()
 
 
+def test_a_folder_that_is_no_run_is_left_alone(runs_dir: Path) -> None:
+    file = runs_dir / "mine" / "data" / "weights.bin"
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+    answer = ml_intern("run", SENTENCE, "--slug", "mine", *QUICK, runs_dir=runs_dir)
+    assert answer.code == 2
+    assert "no run" in answer.err
+    assert file.read_text() == "precious"
+
+
+def test_odd_entries_among_the_runs_stop_no_list(short_run: Path, runs_dir: Path) -> None:
+    run = copy_run(short_run, runs_dir)
+    (run / ".#PLAN.md").symlink_to("somebody@somewhere.1:2")
+    (runs_dir / "a-file").write_text("")
+    answer = ml_intern("list", "--json", runs_dir=runs_dir)
+    assert answer.code == 0, answer.err
+    assert [one["slug"] for one in answer.json["runs"]] == [SLUG]
+    assert ml_intern("status", "x" * 300, runs_dir=runs_dir).code == 2
+    assert ml_intern("smoke", "implement-deepseek", runs_dir=runs_dir).code == 2
+
+
 @pytest.mark.parametrize("size", ["-5M", "0", "1e30", "lots"])
 def test_an_absurd_size_is_refused(runs_dir: Path, size: str) -> None:
     answer = ml_intern("run", "implement DeepSeek-V3", f"--params={size}", runs_dir=runs_dir)

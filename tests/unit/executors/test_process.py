@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -160,10 +161,14 @@ def test_an_orphan_is_ended_and_a_reused_process_id_is_not(tmp_path: Path) -> No
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     file = tmp_path / "child.json"
     created = psutil.Process(orphan.pid).create_time()
-    file.write_text(json.dumps({"pid": orphan.pid, "created": created - 3600}))
+    gone = {"pid": 2**22 - 1, "created": 0.0}
+    file.write_text(json.dumps({"child": {"pid": orphan.pid, "created": created - 3600}, "parent": gone}))
     assert end_orphan(file) is False
+    parent = {"pid": os.getpid(), "created": psutil.Process().create_time()}
+    file.write_text(json.dumps({"child": {"pid": orphan.pid, "created": created}, "parent": parent}))
+    assert end_orphan(file) is False  # its parent is at work: the run was copied
     assert orphan.poll() is None
-    file.write_text(json.dumps({"pid": orphan.pid, "created": created}))
+    file.write_text(json.dumps({"child": {"pid": orphan.pid, "created": created}, "parent": gone}))
     assert end_orphan(file, grace_s=2.0) is True
     assert not psutil.pid_exists(orphan.pid)
     orphan.wait(timeout=10)
