@@ -318,11 +318,11 @@ def _with_steps(path: PathPlan, steps: int) -> Changes:
 
 
 def _within_budget(evidence: Evidence, changes: Changes) -> Changes:
-    """The changes, with fewer steps where less is left of the budget than the path's slice."""
-    path = evidence.path
-    if "slice_s" in changes or evidence.remaining_s >= path.slice_s:
+    """The changes, with fewer steps where what is left of the budget does not suffice for all of them."""
+    path, pace = evidence.path, _steps_per_s(evidence)
+    steps = int(changes.get("steps", path.steps))
+    if "slice_s" in changes or evidence.remaining_s >= min(path.slice_s, steps / pace):
         return changes
-    fitting = int(path.steps * max(0.0, evidence.remaining_s) / path.slice_s)
-    fewer = _with_steps(path, min(fitting, int(changes.get("steps", path.steps))))
+    fewer = _with_steps(path, min(steps, int(pace * max(0.0, evidence.remaining_s))))
     warmup_steps = changes.get("warmup_steps", fewer["warmup_steps"])
     return changes | fewer | {"warmup_steps": min(int(fewer["steps"]), int(warmup_steps))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -115,6 +116,8 @@ def _plain(value: Any) -> Any:
         plain = value.value
     elif isinstance(value, date):
         plain = value.isoformat()
+    elif isinstance(value, float) and not math.isfinite(value):
+        plain = None  # JSON has no other word for it
     else:
         plain = str(value) if isinstance(value, Path) else value
     return plain

@@ -22,7 +22,7 @@ class Budget(Model):
 
     max_paths: int = Field(default=2, ge=1, le=26)
     max_retries_per_path: int = Field(default=2, ge=0)
-    compute_cap: Hours = Field(default=2.0, gt=0, le=10 * 365 * 24)
+    compute_cap: Hours = Field(default=2.0, gt=0)
     scale_ceiling: int = Field(gt=0)  # parameters
     token_budget: int | None = Field(default=None, gt=0)
     paths_launched: int = Field(default=0, ge=0)
