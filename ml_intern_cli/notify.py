@@ -9,6 +9,8 @@ from __future__ import annotations
 import html
 import logging
 import re
+import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -69,22 +71,7 @@ class Notifier:
             return ("slack-webhook: its settings are not valid",)
         if not wanted:
             return ()
-        import apprise
-
-        _keep_quiet()
-        # Memory only: apprise would otherwise keep a cache of its own in the home directory.
-        services = apprise.Apprise(asset=apprise.AppriseAsset(storage_mode="memory"))
-        failures = [
-            f"{name}: its settings are not valid"
-            for name, service in wanted
-            if not services.add(service, tag=name)
-        ]
-        if len(services):
-            outcome = services.notify(body=text, body_format="text", timeout=WAIT_S)
-            for result in outcome:
-                if not result:
-                    reasons = [entry.message for entry in result.logs()] or [result.status.name.lower()]
-                    failures.append(f"{result.tag[0]}: {'; '.join(reasons)}")
+        failures = _deliver_all(wanted, text)
         return tuple(scrub(failure, known=self.settings.secrets) for failure in failures)
 
     def _services(self, event: str, text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -125,6 +112,41 @@ class Notifier:
     def _slack_hears(self, event: str) -> bool:
         chosen = self.settings.slack_auto_events
         return chosen is None or event in {name.strip() for name in chosen.split(",")}
+
+
+def _deliver_all(wanted: list[tuple[str, dict[str, Any]]], text: str) -> list[str]:
+    """Send to all services at once. Returns a line for each that did not take it in time."""
+    failures: dict[str, str | None] = {name: f"no answer within {WAIT_S:g} s" for name, _ in wanted}
+
+    def deliver(name: str, service: dict[str, Any]) -> None:
+        failures[name] = _deliver(service, text)
+
+    # Threads of our own: those of apprise would be waited for when the program ends.
+    threads = [threading.Thread(target=deliver, args=one, daemon=True) for one in wanted]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + WAIT_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [f"{name}: {why}" for name, why in failures.copy().items() if why is not None]
+
+
+def _deliver(service: dict[str, Any], text: str) -> str | None:
+    """Why one service did not take the text, or ``None``."""
+    import apprise
+
+    _keep_quiet()
+    # Memory only: apprise would otherwise keep a cache of its own in the home directory.
+    services = apprise.Apprise(asset=apprise.AppriseAsset(storage_mode="memory"))
+    try:
+        if not services.add(service):
+            return "its settings are not valid"
+        for result in services.notify(body=text, body_format="text"):
+            if not result:
+                return "; ".join([entry.message for entry in result.logs()] or [result.status.name.lower()])
+    except Exception as error:  # noqa: BLE001, whatever a service does, the run goes on
+        return type(error).__name__
+    return None
 
 
 def _webhook(url: str, text: str) -> dict[str, Any]:

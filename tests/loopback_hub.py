@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import threading
@@ -85,6 +86,7 @@ class Fault:
     status: int | None  # None: the connection is dropped
     delay_s: float
     headers: dict[str, str] | None = None
+    after: bool = False  # the request is served, and only its answer is lost
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,10 @@ class LoopbackHub:
         """Let requests whose ``METHOD /path`` matches fail: with a status, or by dropping the connection."""
         self.faults.append(Fault(re.compile(pattern), times, status, delay_s, headers))
 
+    def lose_answer(self, pattern: str) -> None:
+        """Serve the next matching request, and drop the connection before its answer is sent."""
+        self.faults.append(Fault(re.compile(pattern), 1, None, 0, after=True))
+
     def delay(self, pattern: str, *, delay_s: float, times: int = 1) -> None:
         """Answer matching requests late."""
         self.faults.append(Fault(re.compile(pattern), times, 0, delay_s))
@@ -204,7 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.stopped.wait(fault.delay_s)
             if fault.status is None:
                 self.close_connection = True
-                return
+                if not fault.after:
+                    return
+                self.wfile = io.BytesIO()
             if fault.status:
                 self.answer({"error": "a scripted fault"}, status=fault.status, headers=fault.headers)
                 return

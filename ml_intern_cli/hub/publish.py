@@ -133,7 +133,9 @@ def _repository(
     ):
         return made_before
     for repo_id in _names(f"{namespace}/{name}"):
-        if session.ask(f"create {repo_id}", partial(_create, session, repo_id)):
+        is_new = session.ask(f"create {repo_id}", partial(_create, session, repo_id))
+        # One that is there and empty was made by an attempt whose answer was lost.
+        if is_new or session.ask(f"look into {repo_id}", partial(_is_empty, session, repo_id)):
             on_created(repo_id)
             return repo_id
     raise MlInternError(
@@ -153,6 +155,11 @@ def _create(session: HubSession, repo_id: str) -> bool:
             return False
         raise
     return True
+
+
+def _is_empty(session: HubSession, repo_id: str) -> bool:
+    """Whether a repository holds nothing but what the Hub itself puts there."""
+    return set(session.api.list_repo_files(repo_id)) <= {".gitattributes"}
 
 
 def _upload(session: HubSession, bundle_dir: Path, repo_id: str, *, url: str) -> str:

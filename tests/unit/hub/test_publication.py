@@ -151,6 +151,11 @@ def test_one_fault_of_the_hub_is_survived(publish, hub, request_, status):
     assert hub.count(request_) >= 2
 
 
+def test_a_repository_whose_making_was_not_answered_is_used_and_not_left_empty(publish, hub):
+    hub.lose_answer("POST /api/repos/create")
+    assert publish().location == f"{hub.url}/me/{NAME}"
+
+
 def test_an_address_of_the_storage_that_expired_is_asked_for_again(publish, hub):
     hub.fail("PUT /lfs/", status=403)
     assert publish().load_test == "load test passed: 1 parameter"
