@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MICRO_BATCH_TOKENS = (512, 1024, 2048, 4096, 8192, 16384)
 _WORTH_IT = 1.05  # a larger micro-batch or another precision must be that much faster
 _STARTUP_ALLOWANCE_S = 60.0
+_STARTUP_S_PER_PARAM = 1e-7  # drawing a billion weights takes a minute and more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float
         argv,
         what=f"calibration of path {path.id}",
         cwd=folder,
-        limit_s=seconds + _STARTUP_ALLOWANCE_S,
+        limit_s=seconds + _STARTUP_ALLOWANCE_S + _STARTUP_S_PER_PARAM * plan.params_planned,
         stderr=folder / "stderr",
         writable=(folder,),
     )
@@ -109,14 +110,14 @@ def _read(folder: Path, plan: Plan, finished: Finished) -> Speed:
         answer = {"results": []}
     results = answer["results"]
     if not results:
+        why, better = how_it_crashed(finished.exit_code, tail_of(folder / "stderr")), "with more memory"
         if finished.out_of_time:
             why = f"two steps of the smallest batch were not done after {format_duration(finished.seconds)}"
-        else:
-            why = how_it_crashed(finished.exit_code, tail_of(folder / "stderr"))
+            better = "that is faster"
         raise Blocked(
             f"a model of {plan.params_planned:,} parameters could not be trained for one step here",
             why=why,
-            ways_on=("use fewer parameters: --params", "use a machine with more memory or a GPU"),
+            ways_on=("use fewer parameters: --params", f"use a machine {better}, or one with a GPU"),
         )
     return Speed(
         timings=tuple(
