@@ -214,6 +214,8 @@ class Pipeline:
 
     def _clear_blocker(self, stage: Stage) -> None:
         """Set BLOCKER.md aside, unless it is about a stage that is still blocked."""
+        if not self.layout.document(names.BLOCKER).is_file():
+            return
         blocker = read_blocker(self.layout)
         blocked = {one.stage for one in RunState(self.layout).stages if one.state is StageState.BLOCKED}
         if blocker is None or blocker.stage == stage.name or blocker.stage not in blocked:
