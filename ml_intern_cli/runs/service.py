@@ -175,21 +175,22 @@ class RunService:
             layout = RunLayout((self._index.runs_dir / slug).resolve())
             if not layout.root.exists():
                 return layout
-            is_ours = layout.root.is_dir() and (layout.lock.exists() or not any(layout.root.iterdir()))
-            if is_ours and not options.new and request_of(layout) in {request, ""}:
+            is_folder = layout.root.is_dir()
+            said = request_of(layout) if is_folder else ""
+            # Before its sentence is written down a run has only its lock, or nothing yet.
+            begun = is_folder and (layout.lock.exists() or not any(layout.root.iterdir()))
+            if not options.new and (said == request if said else begun):
                 return layout
             if options.slug and not options.new:
-                said = request_of(layout) if layout.root.is_dir() else ""
-                what = (
-                    f"run {slug} already exists, for: {said}"
-                    if said
-                    else f"{layout.root} is there, and no run"
-                )
-                raise InvalidInput(
-                    what,
-                    hint=(f"go on with it: ml-intern run {slug} · or " if said else "")
-                    + "take another --slug",
-                )
+                other = "take another --slug"
+                if said:
+                    what, hint = (
+                        f"already exists, for: {said}",
+                        f"go on with it: ml-intern run {slug} · or {other}",
+                    )
+                else:
+                    what, hint = f"is taken: {layout.root} is there, and no run", other
+                raise InvalidInput(f"run {slug} {what}", hint=hint)
         raise AssertionError("there is always a next number")
 
     def _apply(self, layout: RunLayout, options: RunOptions) -> None:

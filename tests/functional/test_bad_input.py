@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,15 @@ def test_a_folder_that_is_no_run_is_left_alone(runs_dir: Path) -> None:
     assert answer.code == 2
     assert "no run" in answer.err
     assert file.read_text() == "precious"
+
+
+def test_a_run_that_was_copied_without_hidden_files_is_the_run_of_its_sentence(runs_dir: Path) -> None:
+    given = ("restate", SENTENCE, "--slug", "mine")
+    assert ml_intern(*given, runs_dir=runs_dir).code == 0
+    for hidden in (runs_dir / "mine").glob(".*"):
+        shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+    assert ml_intern(*given, runs_dir=runs_dir).code == 0
+    assert [path.name for path in runs_dir.iterdir()] == ["mine"]
 
 
 def test_odd_entries_among_the_runs_stop_no_list(short_run: Path, runs_dir: Path) -> None:
