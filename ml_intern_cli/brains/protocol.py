@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from ml_intern_cli.documents.model import PublishTarget, RunMode, Scalar
@@ -97,6 +98,42 @@ class Diagnosis:
     root_cause: str
     fix: str
     changes: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """How a program of a brain's ended.
+
+    Attributes:
+        exit_code: Negative for the signal that ended it.
+        output: What it printed, stdout and stderr in one.
+    """
+
+    exit_code: int
+    seconds: float
+    out_of_time: bool
+    output: str
+
+
+class Workbench(Protocol):
+    """Where a brain writes the code of one path and tries it, inside the walls and the budget."""
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the code: model.py, config.json, train.py, eval.py, train_config.json."""
+        ...
+
+    def run(self, argv: tuple[str, ...], *, limit_s: float) -> Ran:
+        """Run a program in the folder: no secrets, no network, nothing writable but the folder.
+
+        Raises:
+            Blocked: the budget has no time left.
+        """
+        ...
+
+    def smoke(self) -> Smoke:
+        """The judge's verdict on the code as it stands. Raises as ``run``."""
+        ...
 
 
 class Brain(Protocol):

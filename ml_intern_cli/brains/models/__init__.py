@@ -1,0 +1,1 @@
+"""The services that language models are reached through, behind one interface."""
