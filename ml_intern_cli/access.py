@@ -15,6 +15,14 @@ ANSWER_TIMEOUT_S = 120.0  # without a byte from the Hub; the library itself woul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAccess:
+    """The key of one provider of language models, and another address than its usual one."""
+
+    api_key: str | None = field(repr=False)
+    base_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HubAccess:
     """One Hub, and the account on it. The token never shows in a representation.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ml_intern_cli.documents.blocker import Blocker
-from ml_intern_cli.documents.budget import Budget
+from ml_intern_cli.documents.budget import Budget, ModelUse
+from ml_intern_cli.documents.code import Code
 from ml_intern_cli.documents.experiments import Experiment, Experiments, PathStatus
 from ml_intern_cli.documents.model import Model, PublishTarget, Verdict
 from ml_intern_cli.documents.plan import PathPlan, Plan, PlannedFile, Precision, Source
@@ -28,7 +29,17 @@ TASK = Task(
     assumptions=(Assumption(name="dataset", value="builtin:stories", why="the Hub does not answer"),),
     not_understood=("really fast",),
 )
-BUDGET = Budget(scale_ceiling=1_030_000, compute_cap=0.25, paths_launched=2, gpu_min_used=4.7234567)
+BUDGET = Budget(
+    scale_ceiling=1_030_000,
+    compute_cap=0.25,
+    paths_launched=2,
+    gpu_min_used=4.7234567,
+    usd_used=0.1207,
+    model_use=(
+        ModelUse(stage="restate", calls=1, tokens_in=2140, tokens_out=310, usd=0.0204),
+        ModelUse(stage="implement a", calls=14, tokens_in=98210, tokens_out=6022, usd=0.1003),
+    ),
+)
 RESEARCH = Research(
     question="How is DeepSeek-V3 built, and how is a small one trained?",
     findings=(
@@ -122,6 +133,15 @@ EXPERIMENTS = Experiments(
         ),
         Experiment(path_id="b2", approach="transformers", status=PathStatus.QUEUED, retry_of="b"),
     )
+)
+CODE = Code(
+    path="a",
+    author="claude-sonnet-5-5",
+    variant="gated-delta",
+    approach="gated delta rule in chunks of 64",
+    fix="the mask of the second branch",
+    summary="Attention is replaced by the gated delta rule; the rest is Llama's.",
+    left_open=("no cache for generation",),
 )
 SMOKE = Smoke(
     path="a",
@@ -223,6 +243,7 @@ EXAMPLES: dict[str, Model] = {
     "BUDGET.md": BUDGET,
     "RESEARCH.md": RESEARCH,
     "PLAN.md": PLAN,
+    "CODE.md": CODE,
     "EXPERIMENTS.md": EXPERIMENTS,
     "SMOKE.md": SMOKE,
     "VERIFY.md": VERIFY,

@@ -10,7 +10,15 @@ from string import ascii_lowercase
 
 from ml_intern_cli.brains import blueprints
 from ml_intern_cli.brains.diagnosis import diagnose
-from ml_intern_cli.brains.protocol import Diagnosis, Evidence, Overrides, PathIdea, Question
+from ml_intern_cli.brains.protocol import (
+    Diagnosis,
+    Evidence,
+    Implementation,
+    Overrides,
+    PathIdea,
+    Question,
+    Workbench,
+)
 from ml_intern_cli.brains.reader import Field, Reading, read
 from ml_intern_cli.brains.restatement import DEFAULT_METRIC, require_clear, restate
 from ml_intern_cli.documents.budget import Budget
@@ -24,9 +32,9 @@ from ml_intern_cli.resources import resource
 
 _DEFAULT_PARAMS = 10_000_000
 _MOST_QUESTIONS = 4
-_ANOTHER_BRAIN = (  # what would unblock it, said as it is
-    "a language-model brain (--brain anthropic with ANTHROPIC_API_KEY, --brain openai with OPENAI_API_KEY) "
-    "could take it; this version has none yet"
+_ANOTHER_BRAIN = (
+    "let a language model build it: --brain anthropic with ANTHROPIC_API_KEY, or --brain openai with "
+    "OPENAI_API_KEY or OPENAI_BASE_URL"
 )
 _TRAIN_FIELDS = (
     "steps", "micro_batch", "accumulation", "learning_rate", "min_learning_rate", "warmup_steps", "schedule",
@@ -100,7 +108,7 @@ class BlueprintBrain:
 
     def research(self, task: Task) -> Research:
         """What the blueprint's author read, and where its recipe comes from."""
-        blueprint = blueprints.load(task.architecture, root=self._root)
+        blueprint = blueprints.load(task.blueprint, root=self._root)
         params = task.params or _DEFAULT_PARAMS
         recipe = blueprint.recipe(blueprint.solve(params, seq_len=task.seq_len), tokens=task.tokens)
         recipe_findings = (
@@ -112,9 +120,16 @@ class BlueprintBrain:
             findings=(*(Finding(text=text, url=url) for text, url in blueprint.SOURCES), *recipe_findings),
         )
 
-    def paths(self, task: Task, *, max_paths: int) -> tuple[PathIdea, ...]:
+    def paths(self, task: Task, research: Research, *, max_paths: int) -> tuple[PathIdea, ...]:
         """The blueprint's variants, the preferred one first."""
-        blueprint = blueprints.load(task.architecture, root=self._root)
+        del research  # the variants are what the blueprint has
+        if task.starts_from is not None:  # the plain blueprint in its place would be another thing
+            raise Blocked(
+                f"no blueprint for {task.architecture}",
+                why=f"it is to be built from {task.starts_from}, and only a language model can do that",
+                ways_on=(_ANOTHER_BRAIN,),
+            )
+        blueprint = blueprints.load(task.blueprint, root=self._root)
         return tuple(
             PathIdea(
                 id=letter,
@@ -126,20 +141,20 @@ class BlueprintBrain:
             for letter, (name, variant) in zip(ascii_lowercase, blueprint.VARIANTS.items(), strict=False)
         )[:max_paths]
 
-    def implement(self, path: PathPlan, plan: Plan) -> dict[str, str]:
+    def start(self, path: PathPlan, plan: Plan) -> dict[str, str]:
         """The shipped programs as they are, and the plan's numbers beside them.
 
         Raises:
             InvalidInput: PLAN.md names an architecture or a variant that there is not.
         """
-        blueprint = blueprints.load(plan.architecture, root=self._root)
+        blueprint = blueprints.load(plan.blueprint, root=self._root)
         variant = blueprint.VARIANTS.get(path.variant)
         if variant is None:
             raise InvalidInput(
                 f"PLAN.md: path {path.id}: variant: {blueprint.TITLE} has no {path.variant!r}",
                 hint=f"write one of: {', '.join(blueprint.VARIANTS)}",
             )
-        model = blueprints.folder(plan.architecture, root=self._root) / variant.file
+        model = blueprints.folder(plan.blueprint, root=self._root) / variant.file
         return {
             MODEL_PY: model.read_text(encoding="utf-8"),
             TRAIN_PY: resource("templates", TRAIN_PY).read_text(encoding="utf-8"),
@@ -148,9 +163,43 @@ class BlueprintBrain:
             TRAIN_CONFIG: _json(_train_config(path, plan)),
         }
 
+    def implement(
+        self, path: PathPlan, plan: Plan, task: Task, research: Research, bench: Workbench
+    ) -> Implementation:
+        """What the path starts from is what it is.
+
+        Raises:
+            Blocked: other code is needed.
+        """
+        del task, research
+        if bench.written is not None:
+            return bench.written
+        if bench.postmortem is not None and bench.postmortem.rewrite:
+            raise self._cannot_write(f"path {path.id} needs other code: {bench.postmortem.fix}")
+        if (
+            path.variant not in blueprints.load(plan.blueprint, root=self._root).VARIANTS
+            and not path.retry_of
+        ):
+            raise self._cannot_write(f"path {path.id} ({path.approach}) has no code yet")
+        return Implementation(files=bench.start)
+
     def diagnose(self, evidence: Evidence) -> Diagnosis:
         """Why a path failed, and what its retry changes."""
         return diagnose(evidence)
+
+    def settle(self) -> None:
+        """Nothing is kept between two answers."""
+
+    @staticmethod
+    def _cannot_write(what: str) -> Blocked:
+        return Blocked(
+            what,
+            why="without a language model code is copied, not written",
+            ways_on=(
+                _ANOTHER_BRAIN,
+                "write it yourself into the path's folder and run the same command again",
+            ),
+        )
 
     def _no_blueprint(self, reading: Reading) -> Blocked:
         known = self._titles(blueprints.names(root=self._root))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from ml_intern_cli.brains.blueprints import Blueprint
 from ml_intern_cli.brains.protocol import Overrides
@@ -12,8 +13,6 @@ from ml_intern_cli.documents.model import PublishTarget, RunMode
 from ml_intern_cli.documents.task import Assumption, Impact, Task, Unknown
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration, format_params
-
-V = TypeVar("V")
 
 OPTIONS = {
     Field.PARAMS: "--params",
@@ -49,19 +48,49 @@ def require_clear(reading: Reading, overrides: Overrides) -> None:
         )
 
 
-def restate(reading: Reading, overrides: Overrides, blueprint: Blueprint) -> Task:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Novelty:
+    """What a language model makes of a sentence about something that has no blueprint.
+
+    Attributes:
+        title: What it is, as it stands after "Implement".
+        architecture: A name for it.
+        difference: What it has that the blueprint it starts from has not.
+        read: What it reads in the sentence beside what the rules read there.
+    """
+
+    title: str
+    architecture: str
+    difference: str
+    read: Mapping[Field, int | float | str]
+    assumptions: tuple[Assumption, ...]
+    not_understood: tuple[str, ...]
+
+
+def restate(
+    reading: Reading, overrides: Overrides, blueprint: Blueprint, novelty: Novelty | None = None
+) -> Task:
     """The task. Options win over the sentence, and what they replaced is kept as an assumption.
+
+    Args:
+        reading: What the rules read in the sentence.
+        overrides: What options say.
+        blueprint: What is asked for, or what something new starts from.
+        novelty: The something new.
 
     Raises:
         InvalidInput: the blueprint cannot be sized so.
     """
+    more = novelty.read if novelty else {}
     said = _Said(
-        params=_first(overrides.params, reading.count(Field.PARAMS)),
-        dataset=_first(overrides.dataset, reading.text(Field.DATASET)),
-        seq_len=_first(overrides.seq_len, reading.count(Field.SEQ_LEN)),
-        tokens=_first(overrides.tokens, reading.count(Field.TOKENS)),
-        steps=reading.count(Field.STEPS),
-        time_budget_s=_first(overrides.time_budget_s, reading.amount(Field.TIME_BUDGET)),
+        params=_first(overrides.params, reading.count(Field.PARAMS), more.get(Field.PARAMS)),
+        dataset=_first(overrides.dataset, reading.text(Field.DATASET), more.get(Field.DATASET)),
+        seq_len=_first(overrides.seq_len, reading.count(Field.SEQ_LEN), more.get(Field.SEQ_LEN)),
+        tokens=_first(overrides.tokens, reading.count(Field.TOKENS), more.get(Field.TOKENS)),
+        steps=_first(reading.count(Field.STEPS), more.get(Field.STEPS)),
+        time_budget_s=_first(
+            overrides.time_budget_s, reading.amount(Field.TIME_BUDGET), more.get(Field.TIME_BUDGET)
+        ),
         metric=reading.text(Field.METRIC),
         seed=_first(overrides.seed, reading.count(Field.SEED)) or 0,
         publish=_first(overrides.publish, _publish(reading)) or PublishTarget.HUB,
@@ -69,10 +98,12 @@ def restate(reading: Reading, overrides: Overrides, blueprint: Blueprint) -> Tas
     )
     if said.params is not None:
         blueprint.solve(said.params, seq_len=said.seq_len)  # refuses sizes that cannot be built
+    paragraph = _paragraph(said, novelty.title if novelty else blueprint.TITLE)
     return Task(
         request=reading.sentence,
-        restatement=_paragraph(said, blueprint.TITLE),
-        architecture=blueprint.NAME,
+        restatement=f"{paragraph} {novelty.difference}" if novelty else paragraph,
+        architecture=novelty.architecture if novelty else blueprint.NAME,
+        starts_from=blueprint.NAME if novelty else None,
         params=said.params,
         dataset=said.dataset,
         dataset_column=_first(overrides.dataset_column, reading.text(Field.DATASET_COLUMN)),
@@ -80,14 +111,15 @@ def restate(reading: Reading, overrides: Overrides, blueprint: Blueprint) -> Tas
         tokens=said.tokens,
         steps=said.steps,
         time_budget_s=said.time_budget_s,
+        max_usd=said.max_usd,
         metric=said.metric or DEFAULT_METRIC,
         seed=said.seed,
         publish=said.publish,
         mode=overrides.mode or RunMode.HEADLESS,
-        several_paths=len(blueprint.VARIANTS) > 1,
+        several_paths=novelty is not None or len(blueprint.VARIANTS) > 1,
         unknowns=_unknowns(said),
-        assumptions=_overruled(reading, overrides),
-        not_understood=reading.not_understood,
+        assumptions=(*_overruled(reading, overrides), *(novelty.assumptions if novelty else ())),
+        not_understood=novelty.not_understood if novelty else reading.not_understood,
     )
 
 
@@ -127,8 +159,9 @@ _PLACES = {
 }
 
 
-def _first(option: V | None, sentence: V | None) -> V | None:
-    return sentence if option is None else option
+def _first(*values: Any) -> Any:
+    """The first that is said."""
+    return next((value for value in values if value is not None), None)
 
 
 def _publish(reading: Reading) -> PublishTarget | None:
@@ -152,8 +185,8 @@ def _paragraph(said: _Said, title: str) -> str:
         f" All randomness starts from seed {said.seed}.",
         " It succeeds when an independent verification passes all six checks; among the paths that do,",
         f" the winner is judged by {said.metric or DEFAULT_METRIC}. {_PLACES[said.publish]}",
-        f" At most ${said.max_usd:g} may be spent; training on this machine costs none."
-        if said.max_usd
+        f" At most ${said.max_usd:g} may be spent on language models; training on this machine costs none."
+        if said.max_usd is not None
         else "",
     ]
     return "".join(sentences)

@@ -16,6 +16,7 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from ml_intern_cli.cli.terminal import Terminal, aligned
 
@@ -237,9 +238,22 @@ def _brains(settings: Settings) -> Iterator[Check]:
     known = ", ".join(blueprints.names())
     yield _present("brains", "blueprint", known, "offline and deterministic")
     for name, access in (("anthropic", settings.anthropic), ("openai", settings.openai)):
-        variable = f"{name.upper()}_API_KEY"
-        value = f"{variable} is {'set' if access.api_key else 'not set'}"
-        yield _absent("brains", name, value, "language models are not used by this version")
+        where = f" at {_host(access.base_url)}" if access.base_url else ""
+        if access.api_key or (name == "openai" and access.base_url):
+            key = f"{name.upper()}_API_KEY is set" if access.api_key else "without a key"
+            yield _present("brains", name, f"{key}{where}", f"writes what no blueprint has: --brain {name}")
+        else:
+            yield _absent(
+                "brains",
+                name,
+                f"{name.upper()}_API_KEY is not set",
+                "blueprints are built all the same",
+            )
+
+
+def _host(url: str) -> str:
+    """The host of an address; the rest may hold a secret."""
+    return urlsplit(url).hostname or "an address without a host"
 
 
 def _wall() -> Check:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 import typer
 
 from ml_intern_cli import quantities
+from ml_intern_cli.brains.names import BRAIN_NAMES, brain_name
 from ml_intern_cli.cli import completion
 from ml_intern_cli.errors import InvalidInput
 
@@ -34,15 +35,16 @@ StageName = Literal[
     "report",
     "publish",
 ]
-BrainName = Literal["auto", "blueprint", "anthropic", "openai"]
+EffortName = Literal["low", "medium", "high", "xhigh", "max"]
 PublishName = Literal["hub", "folder", "none"]
 
 _TASK = "The task"
 _BUDGET = "The budget"
+_BRAIN = "The brain"
 _COURSE = "The course"
 _SHARED = "Every command"
 
-PANELS = ("Arguments", _TASK, _BUDGET, _COURSE, "Options", _SHARED)
+PANELS = ("Arguments", _TASK, _BUDGET, _BRAIN, _COURSE, "Options", _SHARED)
 """Headings of arguments and options, in the order the help shows them."""
 
 
@@ -116,7 +118,58 @@ class PresenceOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShapingOptions(PresenceOptions):
+class ThinkingOptions(PresenceOptions):
+    """Who thinks, and at what price."""
+
+    brain: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            parser=_read(brain_name),
+            help=f"Who thinks: {', '.join(BRAIN_NAMES)}, or replay:FILE with a recorded session.jsonl. "
+            "auto takes what has a key, else blueprint.",
+            rich_help_panel=_BRAIN,
+        ),
+    ] = "auto"
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The language model that plans and writes.", rich_help_panel=_BRAIN
+        ),
+    ] = None
+    cheap_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The one for research and summaries.", rich_help_panel=_BRAIN),
+    ] = None
+    effort: Annotated[
+        EffortName | None,
+        typer.Option(
+            metavar="LEVEL",
+            help=f"How hard it thinks: {', '.join(get_args(EffortName))}. [default: the model's]",
+            rich_help_panel=_BRAIN,
+        ),
+    ] = None
+    falls_back: Annotated[
+        bool,
+        typer.Option(
+            "--fall-back",
+            help="Go on with the blueprint brain when the model's service fails.",
+            rich_help_panel=_BRAIN,
+        ),
+    ] = False
+    max_usd: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="Money for language models over the whole run, in dollars. [default: 5]",
+            rich_help_panel=_BRAIN,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapingOptions(ThinkingOptions):
     """What shapes a run; each wins over the sentence."""
 
     dataset: Annotated[
@@ -176,18 +229,6 @@ class ShapingOptions(PresenceOptions):
     max_retries: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Repairs per failed path.", rich_help_panel=_BUDGET)
     ] = None
-    max_usd: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", min=0, help="Money for language models, in dollars.", rich_help_panel=_BUDGET
-        ),
-    ] = None
-    brain: Annotated[
-        BrainName,
-        typer.Option(
-            metavar="NAME", help=f"Who thinks: {', '.join(get_args(BrainName))}.", rich_help_panel=_COURSE
-        ),
-    ] = "auto"
     publish: Annotated[
         PublishName | None,
         typer.Option(

@@ -55,9 +55,9 @@ def clarify(session: Session, target: opt.SlugArgument, shaping: opt.ShapingOpti
 
 
 @command("research", panel=Panel.STAGES)
-def research(session: Session, target: opt.SlugArgument, presence: opt.PresenceOptions) -> int:
+def research(session: Session, target: opt.SlugArgument, thinking: opt.ThinkingOptions) -> int:
     """Collect what is known, with URLs."""
-    return _step(session, target, "research", presence)
+    return _step(session, target, "research", thinking)
 
 
 @command("plan", panel=Panel.STAGES)
@@ -68,10 +68,10 @@ def plan(session: Session, target: opt.SlugArgument, shaping: opt.ShapingOptions
 
 @command("implement", panel=Panel.STAGES)
 def implement(
-    session: Session, target: opt.SlugArgument, presence: opt.PresenceOptions, path: opt.PathOption = None
+    session: Session, target: opt.SlugArgument, thinking: opt.ThinkingOptions, path: opt.PathOption = None
 ) -> int:
     """Write the programs of each path."""
-    return _step(session, target, "implement", presence, path=path)
+    return _step(session, target, "implement", thinking, path=path)
 
 
 @command("smoke", panel=Panel.STAGES)
@@ -100,10 +100,10 @@ def verify(
 
 @command("diagnose", panel=Panel.STAGES)
 def diagnose(
-    session: Session, target: opt.SlugArgument, presence: opt.PresenceOptions, path: opt.PathOption = None
+    session: Session, target: opt.SlugArgument, thinking: opt.ThinkingOptions, path: opt.PathOption = None
 ) -> int:
     """Find out why a path failed; start its retry if the budget allows."""
-    return _step(session, target, "diagnose", presence, path=path)
+    return _step(session, target, "diagnose", thinking, path=path)
 
 
 @command("report", panel=Panel.STAGES)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ml_intern_cli.access import PUBLIC_HUB, HubAccess
+from ml_intern_cli.access import PUBLIC_HUB, HubAccess, ModelAccess
 from ml_intern_cli.errors import InvalidInput
 from ml_intern_cli.notify import NotifySettings
 
@@ -27,14 +27,6 @@ _HOST_AND_TOKEN = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageModelAccess:
-    """The key of one provider, and another address than its usual one."""
-
-    api_key: str | None = field(repr=False)
-    base_url: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the surroundings say.
 
@@ -46,8 +38,8 @@ class Settings:
     hub: HubAccess
     hub_token_source: str | None
     notify: NotifySettings
-    anthropic: LanguageModelAccess
-    openai: LanguageModelAccess
+    anthropic: ModelAccess
+    openai: ModelAccess
     github_token: str | None = field(repr=False)
     s2_api_key: str | None = field(repr=False)
 
@@ -155,10 +147,8 @@ def _stored_login(values: Mapping[str, str]) -> str | None:
         return None
 
 
-def _language_model(values: Mapping[str, str], provider: str) -> LanguageModelAccess:
-    return LanguageModelAccess(
-        api_key=values.get(f"{provider}_API_KEY"), base_url=values.get(f"{provider}_BASE_URL")
-    )
+def _language_model(values: Mapping[str, str], provider: str) -> ModelAccess:
+    return ModelAccess(api_key=values.get(f"{provider}_API_KEY"), base_url=values.get(f"{provider}_BASE_URL"))
 
 
 def _absolute(path: Path | str, working_dir: Path) -> Path:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ml_intern_cli.cli.reporter import shorten_home
 from ml_intern_cli.cli.terminal import Terminal, aligned
-from ml_intern_cli.quantities import format_duration
+from ml_intern_cli.quantities import format_count, format_duration
 
 if TYPE_CHECKING:
+    from ml_intern_cli.documents.budget import ModelUse
     from ml_intern_cli.runs.index import RunListing, RunStatus
     from ml_intern_cli.runs.service import RunOutcome
     from ml_intern_cli.runs.state import StageStatus
@@ -55,6 +56,7 @@ def status_lines(status: RunStatus, terminal: Terminal) -> Iterator[str]:
     yield from _stage_lines(shown, terminal)
     yield ""
     yield f"budget {budget_text(status)}"
+    yield from model_lines(status.model_use)
     if status.blocker is not None:
         yield f"blocked at {status.blocker.stage}: {status.blocker.what}: {status.blocker.why}"
     yield next_text(status.next)
@@ -92,11 +94,27 @@ def stage_name(stage: StageStatus) -> str:
 
 
 def budget_text(of: RunOutcome | RunStatus) -> str:
-    """``2 of 2 paths, 0 retries, 4.7 of 5 min``."""
+    """``2 of 2 paths, 0 retries, 4.7 of 5 min``, and ``, $0.12 of $5`` where a language model was asked."""
     paths = f"{of.paths_launched} of {of.max_paths} paths" if of.max_paths else f"{of.paths_launched} paths"
     retries = "1 retry" if of.retries_used == 1 else f"{of.retries_used} retries"
     cap = "" if of.budget_cap_min is None else f" of {of.budget_cap_min:g}"
-    return f"{paths}, {retries}, {round(of.budget_used_min, 1):g}{cap} min"
+    usd_cap = "" if of.max_usd is None else f" of ${of.max_usd:g}"
+    usd = f", ${of.usd_used:.2f}{usd_cap}" if of.model_use else ""
+    return f"{paths}, {retries}, {round(of.budget_used_min, 1):g}{cap} min{usd}"
+
+
+def model_lines(uses: tuple[ModelUse, ...]) -> Iterator[str]:
+    """What language models did, a line for each stage."""
+    yield from aligned(
+        [
+            f" {use.stage}",
+            f"{use.calls} call{'s' * (use.calls != 1)}",
+            f"{format_count(use.tokens_in)} tokens in",
+            f"{format_count(use.tokens_out)} out",
+            f"${use.usd:.4f}",
+        ]
+        for use in uses
+    )
 
 
 def next_text(commands: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ BLOCKER = "BLOCKER.md"
 MANIFEST = "data/manifest.json"
 TOKENIZER = "data/tokenizer/tokenizer.json"
 
+CODE = "CODE.md"
 SMOKE = "SMOKE.md"
 VERIFY = "VERIFY.md"
 POSTMORTEM = "POSTMORTEM.md"
@@ -70,6 +71,11 @@ class RunLayout:
     def lock(self) -> Path:
         """Held by the one process that works on the run."""
         return self.root / ".lock"
+
+    @property
+    def session(self) -> Path:
+        """What was said to language models and by them, one JSON row per message."""
+        return self.root / "session.jsonl"
 
     @property
     def events(self) -> Path:

@@ -51,6 +51,7 @@ def _digits(count: int) -> AfterValidator:
 Seconds = Annotated[float, _digits(6), Quantity(parse_duration)]
 Minutes = Annotated[float, _decimals(3)]
 Hours = Annotated[float, _digits(5), Quantity(_parse_hours)]
+Dollars = Annotated[float, _decimals(6)]  # US dollars
 Loss = Annotated[float, _decimals(6)]  # nats per token
 Rate = Annotated[float, _digits(5)]  # per second
 SeqLen = Annotated[int, Quantity(parse_seq_len)]  # tokens; 1k is 1,024 here

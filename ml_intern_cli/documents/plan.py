@@ -94,6 +94,7 @@ class Plan(Model):
 
     summary: str  # one line
     architecture: str
+    starts_from: str | None = None  # the blueprint that a new architecture is built from
     params_target: int = Field(gt=0)
     params_planned: int = Field(gt=0)  # counted, tied weights once
     active_params: int = Field(gt=0)  # per token
@@ -122,6 +123,11 @@ class Plan(Model):
         refuse_duplicates(source.number for source in sources)
         ranks = {name: rank for rank, name in enumerate(_NUMBERS)}
         return tuple(sorted(sources, key=lambda source: ranks.get(source.number, len(ranks))))
+
+    @property
+    def blueprint(self) -> str:
+        """The blueprint whose sizing, recipe and code the paths start from."""
+        return self.starts_from or self.architecture
 
     def tokens_per_step(self, path: PathPlan) -> int:
         """Training tokens of one optimizer step."""
@@ -188,7 +194,9 @@ _FORM = Form(
         "Numbers": (_Numbers(),),
         "Success criterion": (Text("success_criterion"),),
         "Model": (
-            Bullets(Plan, ("architecture", "params_target", "params_planned", "active_params")),
+            Bullets(
+                Plan, ("architecture", "starts_from", "params_target", "params_planned", "active_params")
+            ),
             Json("config"),
         ),
         "Data": (

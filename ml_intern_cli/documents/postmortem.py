@@ -19,7 +19,9 @@ class Postmortem(Model):
     symptom: str  # what the files show
     root_cause: str  # hypothesis
     fix: str  # the concrete change, or why there is none
-    changes: dict[FieldName, Scalar]  # of PathPlan, for the retry; empty when nothing can be changed
+    changes: dict[FieldName, Scalar]  # of PathPlan, for the retry
+    probe: str | None = None  # the probe or check that failed, which the retry has to move
+    rewrite: bool = False  # the retry needs other code, not other numbers
     retry: PathId | None  # the path that carries the fix; None: dropped
 
 
@@ -44,7 +46,7 @@ _FORM = Form(
     Postmortem,
     title="Postmortem of path {document.path}",
     sections={
-        None: (Bullets(Postmortem, ("path", "failed_stage", "cause", "retry")),),
+        None: (Bullets(Postmortem, ("path", "failed_stage", "cause", "probe", "rewrite", "retry")),),
         "Symptom": (Text("symptom"),),
         "Root cause": (Text("root_cause"),),
         "Fix": (Text("fix"),),

@@ -44,6 +44,7 @@ DOCUMENTS = {
         "budget",
         "research",
         "plan",
+        "code",
         "experiments",
         "smoke",
         "verify",

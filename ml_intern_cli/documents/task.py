@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from ml_intern_cli.documents.form import Form
-from ml_intern_cli.documents.model import Model, PublishTarget, RunMode, Seconds, SeqLen
+from ml_intern_cli.documents.model import Dollars, Model, PublishTarget, RunMode, Seconds, SeqLen
 from ml_intern_cli.documents.parts import Bullets, Items, Records, Text
 
 
@@ -46,7 +46,8 @@ class Task(Model):
     request: str = Field(min_length=1)  # verbatim
     restatement: str  # one paragraph
     kind: TaskKind = TaskKind.PRETRAINING
-    architecture: str  # a blueprint's name, such as "deepseek-v3"
+    architecture: str  # a blueprint's name, such as "deepseek-v3", or the name of something new
+    starts_from: str | None = None  # the blueprint that something new is built from
     params: int | None = Field(default=None, gt=0)
     dataset: str | None = None  # Hub id, local path, or builtin:stories
     dataset_column: str | None = None
@@ -54,6 +55,7 @@ class Task(Model):
     tokens: int | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
     time_budget_s: Seconds | None = Field(default=None, gt=0)
+    max_usd: Dollars | None = Field(default=None, ge=0)  # for language models
     method: str = "pretraining from random initialisation"
     metric: str = "held-out cross-entropy in nats per token, recomputed"
     seed: int = Field(default=0, ge=0)
@@ -63,6 +65,11 @@ class Task(Model):
     unknowns: tuple[Unknown, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     not_understood: tuple[str, ...] = ()  # fragments of the sentence
+
+    @property
+    def blueprint(self) -> str:
+        """The blueprint whose sizing, recipe and code the work starts from."""
+        return self.starts_from or self.architecture
 
 
 _FORM = Form(
@@ -78,6 +85,7 @@ _FORM = Form(
                 (
                     "kind",
                     "architecture",
+                    "starts_from",
                     "params",
                     "dataset",
                     "dataset_column",
@@ -85,6 +93,7 @@ _FORM = Form(
                     "tokens",
                     "steps",
                     "time_budget_s",
+                    "max_usd",
                     "method",
                     "metric",
                     "seed",

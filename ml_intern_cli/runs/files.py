@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,21 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(row, dict):
             yield row
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """An append-only file of JSON rows."""
+
+    path: Path
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All rows; torn or foreign lines are passed over."""
+        return read_rows(self.path)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row. Raises as ``append_line``."""
+        append_line(self.path, json.dumps(row, ensure_ascii=False))
 
 
 def storage_failed(error: OSError, path: Path | str) -> MlInternError:

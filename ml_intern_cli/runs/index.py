@@ -11,12 +11,13 @@ from pathlib import Path
 
 from ml_intern_cli.documents import layout as names
 from ml_intern_cli.documents.blocker import Blocker
-from ml_intern_cli.documents.budget import Budget
+from ml_intern_cli.documents.budget import Budget, ModelUse
 from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.registry import load
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import InvalidDocument, MlInternError, UnknownRun
 from ml_intern_cli.runs.files import storage_failed
+from ml_intern_cli.runs.money import model_use
 from ml_intern_cli.runs.state import RunState, StageState, StageStatus, read_blocker
 from ml_intern_cli.stages.base import D
 
@@ -35,6 +36,9 @@ class RunStatus:
     retries_used: int
     budget_cap_min: float | None
     budget_used_min: float
+    usd_used: float
+    max_usd: float | None
+    model_use: tuple[ModelUse, ...]
     blocker: Blocker | None
     next: tuple[str, ...]  # commands
 
@@ -102,6 +106,9 @@ class RunIndex:
             retries_used=budget.retries_used if budget else 0,
             budget_cap_min=round(budget.compute_cap * 60, 2) if budget else None,
             budget_used_min=budget.gpu_min_used if budget else 0.0,
+            usd_used=budget.usd_used if budget else 0.0,
+            max_usd=budget.max_usd if budget else None,
+            model_use=budget.model_use if budget else model_use(layout),
             blocker=blocker,
             next=_next_commands(self._address(layout), state, blocker),
         )

@@ -9,6 +9,7 @@ from ml_intern_cli.documents.plan import PathPlan
 from ml_intern_cli.documents.postmortem import Postmortem
 from ml_intern_cli.documents.registry import load
 from ml_intern_cli.documents.verify import Verify
+from ml_intern_cli.runs import money
 from ml_intern_cli.runs.events import spent_s
 from ml_intern_cli.runs.outputs import rewrite
 from ml_intern_cli.runs.state import RunState, StageState
@@ -20,9 +21,10 @@ def sync(state: RunState) -> None:
 
     Derived anew each time, so it does not matter when a process died. Rows are never removed.
     """
+    layout = state.layout
+    money.sync(layout)
     if state.plan is None:
         return
-    layout = state.layout
     old = _load_experiments(state)
     spent = spent_s(layout)
     rows = {row.path_id: row for row in old.rows}

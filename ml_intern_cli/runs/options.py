@@ -13,6 +13,10 @@ class RunOptions:
     new: bool = False
     until: str | None = None
     brain: str = "auto"
+    model: str | None = None
+    cheap_model: str | None = None
+    effort: str | None = None
+    falls_back: bool = False
     dataset: str | None = None
     dataset_column: str | None = None
     params: int | None = None

@@ -182,6 +182,7 @@ class Pipeline:
                 base=written.base,
             )
         )
+        self.context.brain.settle()
         StageMemory(self.layout).forget()
         shutil.rmtree(self.layout.scratch, ignore_errors=True)
         self._announce(stage, path_id, result, written.kept, seconds)

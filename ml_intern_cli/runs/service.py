@@ -30,9 +30,10 @@ from ml_intern_cli.runs.reporter import Reporter
 from ml_intern_cli.runs.state import StageStatus
 
 if TYPE_CHECKING:
-    from ml_intern_cli.access import HubAccess
+    from ml_intern_cli.access import HubAccess, ModelAccess
     from ml_intern_cli.brains.protocol import Question
     from ml_intern_cli.documents.blocker import Blocker
+    from ml_intern_cli.documents.budget import ModelUse
     from ml_intern_cli.notify import NotifySettings
     from ml_intern_cli.runs.pipeline import End, Pipeline
     from ml_intern_cli.stages.base import Caps
@@ -50,6 +51,14 @@ class Settings(Protocol):
     def notify(self) -> NotifySettings: ...  # noqa: D102
     @property
     def secrets(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def anthropic(self) -> ModelAccess: ...  # noqa: D102
+    @property
+    def openai(self) -> ModelAccess: ...  # noqa: D102
+    @property
+    def github_token(self) -> str | None: ...  # noqa: D102
+    @property
+    def s2_api_key(self) -> str | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +77,9 @@ class RunOutcome:
     seconds: float
     budget_used_min: float
     budget_cap_min: float | None
+    usd_used: float
+    max_usd: float | None
+    model_use: tuple[ModelUse, ...]
     retries_used: int
     paths_launched: int
     max_paths: int | None
@@ -204,6 +216,7 @@ class RunService:
                 "token_budget": options.token_budget,
                 "max_paths": options.max_paths,
                 "max_retries_per_path": options.max_retries,
+                "max_usd": options.max_usd,
             }
             _edit(layout, names.BUDGET, caps)
         if layout.document(names.TASK).is_file():
@@ -221,10 +234,10 @@ class RunService:
 
     @contextmanager
     def _pipeline(self, layout: RunLayout, request: str, options: RunOptions) -> Iterator[Pipeline]:
-        from ml_intern_cli.brains.choose import choose_brain
         from ml_intern_cli.brains.protocol import Overrides
         from ml_intern_cli.executors.process import LocalExecutor
         from ml_intern_cli.notify import Notifier
+        from ml_intern_cli.runs.brains import brain_of
         from ml_intern_cli.runs.compute import BudgetedCompute
         from ml_intern_cli.runs.pipeline import Pipeline
         from ml_intern_cli.stages.base import StageContext
@@ -240,23 +253,36 @@ class RunService:
             publish=None if options.publish is None else PublishTarget(options.publish),
             mode=RunMode.HEADLESS if options.headless else RunMode.INTERACTIVE,
         )
+        caps = _caps(layout, options)
+        brain = brain_of(
+            layout,
+            request,
+            options,
+            self._settings,
+            reporter=self._reporter,
+            caps=caps,
+            ask=self._asker(options),
+        )
         context = StageContext(
             layout=layout,
             path_id=None,
             request=request,
             overrides=overrides,
-            caps=_caps(layout, options),
-            brain=choose_brain(options.brain),
+            caps=caps,
+            brain=brain,
             compute=BudgetedCompute(layout, LocalExecutor(layout.receipts / "child.json")),
             memory=StageMemory(layout),
             hub=self._settings.hub,
             secrets=self._settings.secrets,
-            ask=None if options.headless or options.yes else self._ask,
+            ask=self._asker(options),
             report=self._reporter.progress,
             now=lambda: datetime.now(UTC),
             cwd=Path.cwd(),
         )
         yield Pipeline(context=context, reporter=self._reporter, notify=notifier.send)
+
+    def _asker(self, options: RunOptions) -> Callable[[tuple[Question, ...]], dict[str, str]] | None:
+        return None if options.headless or options.yes else self._ask
 
     def _outcome(self, layout: RunLayout, end: End, *, seconds: float) -> RunOutcome:
         from ml_intern_cli.documents.published import Published
@@ -291,6 +317,9 @@ class RunService:
             seconds=seconds,
             budget_used_min=status.budget_used_min,
             budget_cap_min=status.budget_cap_min,
+            usd_used=status.usd_used,
+            max_usd=status.max_usd,
+            model_use=status.model_use,
             retries_used=status.retries_used,
             paths_launched=status.paths_launched,
             max_paths=status.max_paths,
@@ -327,15 +356,22 @@ def _caps(layout: RunLayout, options: RunOptions) -> Caps:
         "max_paths": options.max_paths,
         "max_retries": options.max_retries,
         "token_budget": options.token_budget,
+        "max_usd": options.max_usd,
     }
     if layout.document(names.BUDGET).is_file():
-        return Caps(**given)
+        return Caps(
+            max_paths=options.max_paths,
+            max_retries=options.max_retries,
+            token_budget=options.token_budget,
+            max_usd=options.max_usd,
+        )
     memory = StageMemory(layout, name="caps.json")
     for name, value in given.items():
         if value is not None:
             memory.remember(name, str(value))
     kept = {name: memory.recall(name) for name in given}
-    return Caps(**{name: None if value is None else int(value) for name, value in kept.items()})
+    whole = {name: None if value is None else int(value) for name, value in kept.items() if name != "max_usd"}
+    return Caps(**whole, max_usd=None if kept["max_usd"] is None else float(kept["max_usd"]))
 
 
 def _edit(layout: RunLayout, name: str, changes: dict[str, object]) -> None:

@@ -126,6 +126,7 @@ class Caps:
     max_paths: int | None = None
     max_retries: int | None = None
     token_budget: int | None = None  # over all paths
+    max_usd: float | None = None  # for language models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_intern_cli.documents.layout import TRAIN_PY
+from ml_intern_cli.documents.layout import TRAIN_CONFIG, TRAIN_PY
 from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration
@@ -69,21 +70,30 @@ def micro_batches(seq_len: int, sequences: int) -> tuple[int, ...]:
     return tuple(sorted({min(sequences, max(1, tokens // seq_len)) for tokens in _MICRO_BATCH_TOKENS}))
 
 
-def measure(context: StageContext, path: PathPlan, plan: Plan, *, seconds: float) -> Speed:
-    """Time training steps of a provisional path.
+def measure(
+    context: StageContext, path: PathPlan, plan: Plan, *, files: Mapping[str, str], seconds: float
+) -> Speed:
+    """Time training steps of a path.
+
+    Args:
+        context: Of the stage.
+        path: What is measured; its numbers may be provisional.
+        plan: Its plan.
+        files: Its programs.
+        seconds: How long to measure, beside starting up.
 
     Raises:
         Blocked: no budget is left, or not even the smallest micro-batch fits into memory.
     """
-    context.report(Progress(stage="plan", what=f"timing training steps of path {path.id}"))
+    stage = "plan" if context.path_id is None else "implement"
+    what = f"timing training steps of path {path.id}"
+    context.report(Progress(stage=stage, path_id=context.path_id, what=what))
     folder = context.layout.scratch / f"calibrate-{path.id}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    files = context.brain.implement(path, plan)
-    # Random tokens: the data of this plan are not there yet, only those of an earlier one may be.
-    config = json.loads(files["train_config.json"]) | {"data_dir": "no-data-yet"}
-    files |= {"train_config.json": json.dumps(config)}
-    for name, text in files.items():
+    # Random tokens: the data of this plan may not be there yet, or be those of an earlier one.
+    config = json.loads(files[TRAIN_CONFIG]) | {"data_dir": "no-data-yet"}
+    for name, text in {**files, TRAIN_CONFIG: json.dumps(config)}.items():
         (folder / name).write_text(text, encoding="utf-8")
     sizes = micro_batches(plan.seq_len, path.micro_batch * path.accumulation)
     argv = (

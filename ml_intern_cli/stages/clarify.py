@@ -17,6 +17,17 @@ from ml_intern_cli.stages.base import Caps, Ref, Stage, StageContext, StageResul
 
 _DEFAULT_TIME_BUDGET_S = 2 * 3600.0
 _DEFAULT_RETRIES = 2
+
+_KEPT = {
+    "paths_launched",
+    "gpu_min_used",
+    "retries_used",
+    "usd_used",
+    "model_use",
+    "max_usd",
+    "max_model_tokens",
+    "max_model_calls",
+}
 _SCALE_HEADROOM = 1.15  # the drift that verification allows
 
 
@@ -92,7 +103,10 @@ def _budget(task: Task, caps: Caps, before: Budget | None) -> Budget:
         max_retries = before.max_retries_per_path if before else _DEFAULT_RETRIES
     # A sentence's tokens are what one model is trained on; the cap is over the whole run, retries too.
     tokens = task.tokens * max_paths * (1 + max_retries) if task.tokens else None
-    spent = before.model_dump(include={"paths_launched", "gpu_min_used", "retries_used"}) if before else {}
+    spent = before.model_dump(include=_KEPT) if before else {}
+    usd = caps.max_usd if caps.max_usd is not None else task.max_usd
+    if usd is not None:
+        spent["max_usd"] = usd
     return Budget(
         max_paths=max_paths,
         max_retries_per_path=max_retries,

@@ -32,9 +32,10 @@ from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import D, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.programs import tail_of
 from ml_intern_cli.stages.train import ENDED, last_checkpoint, read_json
+from ml_intern_cli.stages.workbench import unpromised_s
 
 if TYPE_CHECKING:
-    from ml_intern_cli.brains.protocol import Evidence
+    from ml_intern_cli.brains.protocol import Diagnosis, Evidence
 
 _LEAST_RETRY_S = 10.0  # under this a retry would fail for want of time
 
@@ -43,11 +44,11 @@ def run(context: StageContext) -> StageResult:
     """Find the cause and, if there is a fix and room for it, plan the retry."""
     plan = context.read(Plan, PLAN)
     path = plan.path(context.path)
-    remaining_s = _remaining_s(context, plan)
+    remaining_s = unpromised_s(context, plan)
     evidence = _evidence(context, path, remaining_s)
     diagnosis = context.brain.diagnose(evidence)
     changes = _within_token_caps(context, path, diagnosis.changes)
-    refusal = _refusal(context, plan, path, changes, remaining_s)
+    refusal = _refusal(context, plan, path, diagnosis, changes, evidence, remaining_s)
     retry = None if refusal else _retry(plan, path, changes, remaining_s)
     postmortem = Postmortem(
         path=path.id,
@@ -57,6 +58,8 @@ def run(context: StageContext) -> StageResult:
         root_cause=diagnosis.root_cause,
         fix=diagnosis.fix if refusal is None else f"{diagnosis.fix} — no retry: {refusal}",
         changes=dict(changes),
+        probe=diagnosis.probe,
+        rewrite=diagnosis.rewrite,
         retry=retry.id if retry else None,
     )
     documents: dict[str, Model] = {}
@@ -89,7 +92,9 @@ def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evid
         failed_stage = "verify"
     return Evidence(
         path=path,
+        folder=layout.path(path.id),
         failed_stage=failed_stage,
+        before=_optional(layout, Postmortem, path.retry_of, POSTMORTEM) if path.retry_of else None,
         smoke=smoke,
         verify=verify if failed_stage == "verify" else None,
         last=last_checkpoint(layout, path.id) or None,
@@ -100,30 +105,35 @@ def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evid
     )
 
 
-def _remaining_s(context: StageContext, plan: Plan) -> float:
-    """What the caps leave for a retry's training: not its judging, nor what was promised to siblings."""
-    promised = plan.path(context.path).judging_s
-    for other in plan.paths:
-        folder = context.layout.path(other.id)
-        if other.id == context.path or (folder / POSTMORTEM).is_file() or (folder / VERIFY).is_file():
-            continue
-        promised += other.judging_s + (0.0 if (folder / LAST_CHECKPOINT).is_file() else other.slice_s)
-    return context.compute.remaining_s() - promised
-
-
 def _refusal(
-    context: StageContext, plan: Plan, path: PathPlan, changes: Mapping[str, Scalar], remaining_s: float
+    context: StageContext,
+    plan: Plan,
+    path: PathPlan,
+    diagnosis: Diagnosis,
+    changes: Mapping[str, Scalar],
+    evidence: Evidence,
+    remaining_s: float,
 ) -> str | None:
     """Why there is no retry, or None."""
+    unmoved = _unmoved(context.layout, diagnosis.probe, evidence)
+    if unmoved is not None:
+        return f"the retry did not move {unmoved}"
+    if not changes and not diagnosis.rewrite:
+        return (
+            f"no deterministic fix; edit {path_folder(path.id)}/ and run: ml-intern run {context.layout.slug}"
+        )
+    return _capped(context, plan, path, changes, remaining_s)
+
+
+def _capped(
+    context: StageContext, plan: Plan, path: PathPlan, changes: Mapping[str, Scalar], remaining_s: float
+) -> str | None:
+    """The cap that does not admit a retry, or None."""
     budget = context.read(Budget, BUDGET)
     origin = path.retry_of or path.id
     used = sum(
         other.retry_of is not None and _origin(plan, other) == _origin(plan, path) for other in plan.paths
     )
-    if not changes:
-        return (
-            f"no deterministic fix; edit {path_folder(path.id)}/ and run: ml-intern run {context.layout.slug}"
-        )
     task = context.read(Task, TASK)
     asked = task.steps is not None or task.tokens is not None
     if asked and int(changes.get("steps", path.steps)) < path.steps:
@@ -137,6 +147,22 @@ def _refusal(
     if remaining_s < _LEAST_RETRY_S:
         return f"{format_duration(max(0.0, remaining_s))} of compute is left"
     return None
+
+
+def _unmoved(layout: RunLayout, probe: str | None, evidence: Evidence) -> str | None:
+    """The probe that a retry was to mend and left as it was, or None."""
+    before, retried = evidence.before, evidence.path.retry_of
+    if probe is None or before is None or retried is None or before.probe != probe:
+        return None
+    if before.failed_stage != "smoke" or evidence.smoke is None:
+        return probe  # verification measures another number each time; the same check twice is enough
+    old = _optional(layout, Smoke, retried, SMOKE)
+    same = old is not None and _measured(old, probe) == _measured(evidence.smoke, probe)
+    return probe if same else None
+
+
+def _measured(smoke: Smoke, probe: str) -> str | None:
+    return next((one.measured for one in smoke.probes if one.name == probe), None)
 
 
 def _within_token_caps(

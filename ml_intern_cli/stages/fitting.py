@@ -76,6 +76,17 @@ def fit(
     )
 
 
+def refit(plan: Plan, path: PathPlan, speed: Speed, wish: Wish, *, slice_s: float, slug: str) -> PathPlan:
+    """Fix the numbers of one path anew, for code that was written after the plan.
+
+    Raises:
+        Blocked: as for ``fit``.
+    """
+    share = Share(slice_s=slice_s, judging_s=path.judging_s)
+    num_paths = sum(one.retry_of is None for one in plan.paths)
+    return _fit(plan, path, speed, wish, share, num_paths=num_paths, slug=slug)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """What one path may take of the compute that is left, in seconds."""

@@ -1,18 +1,26 @@
 """implement: PLAN.md → the path's programs and configurations; every program compiles.
 
-Files that the user edited are kept; a configuration is merged field by field. Spends nothing.
+Files that the user edited are kept; a configuration is merged field by field. Code that a brain wrote is
+timed on this machine, and the path's numbers in PLAN.md are fitted to that; for this and for trying
+things it spends compute, from the path's own slice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ml_intern_cli.brains import blueprints
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.layout import (
     BUDGET,
+    CODE,
     CONFIG,
     EVAL_PY,
     MANIFEST,
     MODEL_PY,
     PLAN,
+    RESEARCH,
+    TASK,
     TRAIN_CONFIG,
     TRAIN_PY,
     RunLayout,
@@ -20,8 +28,15 @@ from ml_intern_cli.documents.layout import (
 )
 from ml_intern_cli.documents.manifest import Manifest
 from ml_intern_cli.documents.plan import PathPlan, Plan
+from ml_intern_cli.documents.research import Research
+from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
+from ml_intern_cli.quantities import format_count
 from ml_intern_cli.stages.base import Ref, Stage, StageContext, StageResult
+from ml_intern_cli.stages.calibration import measure
+from ml_intern_cli.stages.fitting import refit
+from ml_intern_cli.stages.plan import calibration_s, for_data, wish_of
+from ml_intern_cli.stages.workbench import PathBench, unpromised_s
 
 FILES = (MODEL_PY, CONFIG, TRAIN_CONFIG, TRAIN_PY, EVAL_PY)
 
@@ -32,15 +47,44 @@ def run(context: StageContext) -> StageResult:
     path = plan.path(context.path)
     _check_data(plan, context.layout)
     _check_cap(plan, path, context.read(Budget, BUDGET))
-    files = context.brain.implement(path, plan)
-    for name, text in files.items():
+    bench = PathBench(context, plan, path)
+    task, research = context.read(Task, TASK), context.read(Research, RESEARCH)
+    made = context.brain.implement(path, plan, task, research, bench)
+    for name, text in made.files.items():
         if name.endswith(".py"):
             _compile(name, text, context.brain.name)
     folder = path_folder(path.id)
+    files = {f"{folder}/{name}": text for name, text in made.files.items()}
+    if made.code is None or made is bench.written:
+        return StageResult(summary=path.approach, files=files)
+    fitted = _fit_to(context, plan, path, made.files)
+    numbers = context.brain.start(fitted.path(path.id), fitted)[TRAIN_CONFIG]
+    speed = fitted.path(path.id).measured_tokens_per_s
     return StageResult(
-        summary=path.approach,
-        files={f"{folder}/{name}": text for name, text in files.items()},
+        summary=f"{path.approach} · {made.code.author} · {format_count(round(speed))} tokens/s",
+        files=files | {f"{folder}/{TRAIN_CONFIG}": numbers},
+        documents={PLAN: fitted, f"{folder}/{CODE}": made.code},
+        details=tuple(f"left open: {one}" for one in made.code.left_open),
     )
+
+
+def _fit_to(context: StageContext, plan: Plan, path: PathPlan, files: Mapping[str, str]) -> Plan:
+    """The plan with the path's numbers fitted to how fast its own code is."""
+    task, budget = context.read(Task, TASK), context.read(Budget, BUDGET)
+    blueprint = blueprints.load(plan.blueprint)
+    sizing = blueprint.solve(plan.params_target, vocab_size=plan.vocab_size, seq_len=task.seq_len)
+    manifest = Manifest.model_validate_json(context.layout.document(MANIFEST).read_text(encoding="utf-8"))
+    speed = measure(context, path, plan, files=files, seconds=calibration_s(budget))
+    fitted = refit(
+        plan,
+        path,
+        speed,
+        for_data(wish_of(task, budget, blueprint, sizing), manifest),
+        slice_s=min(path.slice_s, unpromised_s(context, plan)),
+        slug=context.layout.slug,
+    )
+    paths = tuple(fitted if one.id == path.id else one for one in plan.paths)
+    return plan.model_copy(update={"paths": paths, "tokens_per_path": max(plan.tokens(one) for one in paths)})
 
 
 def _check_data(plan: Plan, layout: RunLayout) -> None:

@@ -20,9 +20,15 @@ _PROGRESS = re.compile(r"(?P<done>\d+)/(?P<total>\d+) (?P<what>.+)")  # as the j
 
 
 def judge(
-    context: StageContext, kind: type[M], action: str, *arguments: str, limit_s: float
+    context: StageContext,
+    kind: type[M],
+    action: str,
+    *arguments: str,
+    folder: Path,
+    limit_s: float,
+    reserved: bool = True,
 ) -> tuple[M | None, Finished, str]:
-    """Run ``python -m ml_intern_cli.judge ACTION …`` on the path.
+    """Run ``python -m ml_intern_cli.judge ACTION …`` on a path's folder.
 
     Returns:
         The verdicts, or ``None`` when the judged code kept the judge from reaching any (it hung,
@@ -39,7 +45,7 @@ def judge(
         old.unlink(missing_ok=True)
     argv = (
         sys.executable, "-m", "ml_intern_cli.judge", action,
-        "--path", str(layout.path(context.path)), "--data", str(layout.data),
+        "--path", str(folder), "--data", str(layout.data),
         "--out", str(answer), *arguments,
     )  # fmt: skip
     finished = context.compute.run(
@@ -51,7 +57,7 @@ def judge(
         stderr=errors,
         on_tick=lambda _: _report(context, action, errors),
         writable=(layout.scratch,),
-        reserved=True,
+        reserved=reserved,
     )
     tail = tail_of(errors)
     if not answer.is_file():

@@ -30,6 +30,7 @@ from ml_intern_cli.documents.layout import (
 )
 from ml_intern_cli.documents.manifest import Manifest, Split
 from ml_intern_cli.documents.plan import PathPlan, Plan, PlannedFile, Precision, Source
+from ml_intern_cli.documents.research import Research
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import Blocked, InvalidInput
 from ml_intern_cli.quantities import format_count, format_duration, format_params
@@ -75,15 +76,12 @@ def run(context: StageContext) -> StageResult:
     task, budget = context.read(Task, TASK), context.read(Budget, BUDGET)
     prepared = _prepare(context, task, budget)
     draft = _draft(context, task, budget, prepared)
-    seconds = _calibration_s(budget)
-    speeds = [measure(context, path, draft, seconds=seconds) for path in draft.paths]
-    wish = Wish(
-        steps=task.steps,
-        tokens=task.tokens,
-        token_budget=budget.token_budget,
-        worthwhile_tokens=None,
-        recipe=lambda tokens: prepared.blueprint.recipe(prepared.sizing, tokens=tokens),
-    )
+    seconds = calibration_s(budget)
+    brain = context.brain
+    speeds = [
+        measure(context, path, draft, files=brain.start(path, draft), seconds=seconds) for path in draft.paths
+    ]
+    wish = wish_of(task, budget, prepared.blueprint, prepared.sizing)
 
     def plan_with(wish: Wish) -> Plan:
         remaining_s = context.compute.remaining_s()
@@ -92,9 +90,9 @@ def run(context: StageContext) -> StageResult:
 
     plan = plan_with(wish)
     manifest = _write_data(context, prepared, plan)
-    worthwhile = _MOST_EPOCHS * manifest.splits[Split.TRAIN].tokens
-    if task.steps is None and task.tokens is None and plan.tokens_per_path > worthwhile:
-        plan = plan_with(replace(wish, worthwhile_tokens=worthwhile))
+    wish = for_data(wish, manifest)
+    if wish.worthwhile_tokens is not None and plan.tokens_per_path > wish.worthwhile_tokens:
+        plan = plan_with(wish)
     plan = plan.model_copy(update={"dataset_revision": manifest.revision})
     count = f"{len(plan.paths)} path{'s' * (len(plan.paths) > 1)}"
     return StageResult(
@@ -105,11 +103,29 @@ def run(context: StageContext) -> StageResult:
     )
 
 
+def wish_of(task: Task, budget: Budget, blueprint: Blueprint, sizing: Sizing) -> Wish:
+    """What the user limits, before the data are there."""
+    return Wish(
+        steps=task.steps,
+        tokens=task.tokens,
+        token_budget=budget.token_budget,
+        worthwhile_tokens=None,
+        recipe=lambda tokens: blueprint.recipe(sizing, tokens=tokens),
+    )
+
+
+def for_data(wish: Wish, manifest: Manifest) -> Wish:
+    """The wish, with what the data are good for where the user did not say how long to train."""
+    if wish.steps is not None or wish.tokens is not None:
+        return wish
+    return replace(wish, worthwhile_tokens=_MOST_EPOCHS * manifest.splits[Split.TRAIN].tokens)
+
+
 def _prepare(context: StageContext, task: Task, budget: Budget) -> _Prepared:
     from ml_intern_cli.data.sources import open_source
 
     params = _params(task, budget)
-    blueprint = blueprints.load(task.architecture)
+    blueprint = blueprints.load(task.blueprint)
     _check_memory(params)
     source = open_source(
         task.dataset, column=task.dataset_column, hub=context.hub, seed=task.seed, cwd=context.cwd
@@ -183,7 +199,7 @@ def _draft(context: StageContext, task: Task, budget: Budget, prepared: _Prepare
     recipe = prepared.blueprint.recipe(sizing)
     seq_len = task.seq_len or recipe.seq_len
     sequences = max(1, recipe.tokens_per_step // seq_len)
-    ideas = context.brain.paths(task, max_paths=budget.max_paths)
+    ideas = context.brain.paths(task, context.read(Research, RESEARCH), max_paths=budget.max_paths)
     paths = tuple(
         PathPlan(
             id=idea.id,
@@ -215,7 +231,8 @@ def _draft(context: StageContext, task: Task, budget: Budget, prepared: _Prepare
     )
     return Plan(
         summary="provisional",
-        architecture=prepared.blueprint.NAME,
+        architecture=task.architecture,
+        starts_from=task.starts_from,
         params_target=_params(task, budget),
         params_planned=sizing.params,
         active_params=sizing.active_params,
@@ -297,7 +314,8 @@ def _write_data(context: StageContext, prepared: _Prepared, plan: Plan) -> Manif
     return manifest
 
 
-def _calibration_s(budget: Budget) -> float:
+def calibration_s(budget: Budget) -> float:
+    """How long to time one path's training steps, in seconds."""
     least, most = _CALIBRATION_S
     return max(least, min(most, _CALIBRATION_SHARE * budget.compute_cap * 3600))
 

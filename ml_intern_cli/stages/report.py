@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ml_intern_cli.documents.code import Code
 from ml_intern_cli.documents.experiments import Experiment, Experiments, PathStatus
 from ml_intern_cli.documents.layout import (
     BEST_CHECKPOINT,
+    CODE,
     EXPERIMENTS,
     METRICS,
     PLAN,
@@ -129,6 +131,9 @@ def _deviations(layout: RunLayout, plan: Plan, path: PathPlan) -> list[str]:
         lines.append(
             f"path {path.id} was not planned: it retries {path.retry_of} (path-{path.retry_of}/POSTMORTEM.md)"
         )
+    if layout.path(path.id, CODE).is_file():
+        code = read_document(layout, Code, f"{path_folder(path.id)}/{CODE}")
+        lines += [f"path {path.id} leaves open, says its author: {one}" for one in code.left_open]
     return lines
 
 
@@ -137,6 +142,7 @@ STAGE = Stage(
     title="compare the paths and name the winner",
     reads=(
         Ref(PLAN),
+        Ref(f"path-*/{CODE}"),
         Ref(f"path-*/{SMOKE}"),
         Ref(f"path-*/{ENDED}"),
         Ref(f"path-*/{BEST_CHECKPOINT}"),

@@ -6,10 +6,11 @@ Reads model.py and config.json as they are on disk; the judge decides. Spends se
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ml_intern_cli.documents.layout import CONFIG, MANIFEST, MODEL_PY, PLAN, SMOKE, RunLayout, path_folder
 from ml_intern_cli.documents.model import Verdict
-from ml_intern_cli.documents.plan import Plan
+from ml_intern_cli.documents.plan import PathPlan, Plan
 from ml_intern_cli.documents.smoke import ProbeResult, Smoke
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.judging import how_it_ended, judge
@@ -22,16 +23,7 @@ def run(context: StageContext) -> StageResult:
     """Have the path smoked."""
     plan = context.read(Plan, PLAN)
     path = plan.path(context.path)
-    smoke, finished, tail = judge(
-        context,
-        Smoke,
-        "smoke",
-        "--target-params", str(plan.params_target),
-        "--num-threads", str(path.num_threads),
-        limit_s=_LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM,
-    )  # fmt: skip
-    if smoke is None:
-        smoke = _no_answer(context.path, plan, how_it_ended(finished), tail, finished.seconds)
+    smoke = smoke_of(context, plan, path, context.layout.path(path.id), reserved=True)
     failed = [probe for probe in smoke.probes if probe.verdict is Verdict.FAIL]
     count = f"{len(smoke.probes) - len(failed)} of {len(smoke.probes)} probes"
     drift = (
@@ -54,6 +46,23 @@ def run(context: StageContext) -> StageResult:
         details=(*(f"{probe.name}: {probe.detail or probe.measured}" for probe in failed), go_on),
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {failed[0].name}"),),
     )
+
+
+def smoke_of(context: StageContext, plan: Plan, path: PathPlan, folder: Path, *, reserved: bool) -> Smoke:
+    """The judge's verdict on the code in a folder. ``reserved``: as for Compute.run."""
+    smoke, finished, tail = judge(
+        context,
+        Smoke,
+        "smoke",
+        "--target-params", str(plan.params_target),
+        "--num-threads", str(path.num_threads),
+        folder=folder,
+        limit_s=_LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM,
+        reserved=reserved,
+    )  # fmt: skip
+    if smoke is None:
+        return _no_answer(path.id, plan, how_it_ended(finished), tail, finished.seconds)
+    return smoke
 
 
 def _no_answer(path_id: str, plan: Plan, ended: str, tail: str, seconds: float) -> Smoke:

@@ -43,6 +43,7 @@ def run(context: StageContext) -> StageResult:
         "--target-params", str(plan.params_target),
         "--seed", str(path.seed),
         "--num-threads", str(path.num_threads),
+        folder=context.layout.path(path.id),
         limit_s=_LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM,
     )  # fmt: skip
     if verify is None:

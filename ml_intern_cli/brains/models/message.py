@@ -6,6 +6,7 @@ that is what ``session.jsonl`` holds, and what signed thinking blocks must be se
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -153,6 +154,18 @@ def tool_calls(content: Sequence[Block]) -> tuple[ToolCall, ...]:
         for block in content
         if block["type"] == "tool_use"
     )
+
+
+def read_arguments(written: str) -> dict[str, Any]:
+    """A tool's arguments as a model wrote them; none written are none.
+
+    What is no JSON object goes on as ``_unreadable``, to the tool's own check, which tells the model.
+    """
+    try:
+        arguments = json.loads(written or "{}")
+    except json.JSONDecodeError:
+        arguments = None
+    return arguments if isinstance(arguments, dict) else {"_unreadable": written}
 
 
 def text_of(content: Sequence[Block]) -> str:

@@ -7,14 +7,13 @@ import pytest
 
 from ml_intern_cli.brains import blueprints
 from ml_intern_cli.brains.blueprint import BlueprintBrain
-from ml_intern_cli.brains.choose import choose_brain
 from ml_intern_cli.brains.protocol import Brain, Overrides
 from ml_intern_cli.documents.model import PublishTarget, RunMode
 from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.task import Impact, Task
 from ml_intern_cli.errors import Blocked, InvalidInput
 from ml_intern_cli.quantities import parse_duration, parse_params
-from tests.examples import PLAN, path_plan
+from tests.examples import PLAN, RESEARCH, path_plan
 
 BRAIN: Brain = BlueprintBrain()
 
@@ -129,7 +128,7 @@ def test_an_unknown_architecture_blocks_and_names_every_way_on(
     assert suggestion in blocked.ways_on[0]
     assert "ml-intern blueprints" in blocked.ways_on[1]
     assert "ANTHROPIC_API_KEY" in blocked.ways_on[2]
-    assert "this version has none yet" in blocked.ways_on[2]
+    assert "OPENAI_BASE_URL" in blocked.ways_on[2]
 
 
 @pytest.mark.parametrize("method", ["fine-tune", "LoRA training of", "DPO on", "distill"])
@@ -168,12 +167,20 @@ def test_research_names_a_url_for_every_finding_without_a_network() -> None:
 
 def test_paths_are_the_variants_within_the_budget() -> None:
     task = restate("DeepSeek-V3 at 1M")
-    assert [(path.id, path.variant) for path in BRAIN.paths(task, max_paths=2)] == [
+    assert [(path.id, path.variant) for path in BRAIN.paths(task, RESEARCH, max_paths=2)] == [
         ("a", "own"),
         ("b", "transformers"),
     ]
-    assert [path.id for path in BRAIN.paths(task, max_paths=1)] == ["a"]
-    assert len(BRAIN.paths(task, max_paths=9)) == 2
+    assert [path.id for path in BRAIN.paths(task, RESEARCH, max_paths=1)] == ["a"]
+    assert len(BRAIN.paths(task, RESEARCH, max_paths=9)) == 2
+
+
+def test_something_new_is_not_built_as_the_blueprint_it_would_start_from() -> None:
+    task = restate("DeepSeek-V3 at 1M").model_copy(
+        update={"architecture": "new", "starts_from": "deepseek-v3"}
+    )
+    with pytest.raises(Blocked, match="no blueprint for new"):
+        BRAIN.paths(task, RESEARCH, max_paths=2)
 
 
 def plan_of(variant: str = "own") -> Plan:
@@ -197,7 +204,7 @@ def plan_of(variant: str = "own") -> Plan:
 @pytest.mark.parametrize("variant", ["own", "transformers"])
 def test_implement_gives_complete_programs_that_compile_and_the_plans_numbers(variant: str) -> None:
     plan = plan_of(variant)
-    files = BRAIN.implement(plan.paths[0], plan)
+    files = BRAIN.start(plan.paths[0], plan)
     assert set(files) == {"model.py", "train.py", "eval.py", "config.json", "train_config.json"}
     for name in ("model.py", "train.py", "eval.py"):
         compile(files[name], name, "exec")
@@ -234,11 +241,5 @@ def test_implement_gives_complete_programs_that_compile_and_the_plans_numbers(va
 def test_a_variant_that_there_is_not_is_named_with_those_that_there_are() -> None:
     plan = plan_of("jax")
     with pytest.raises(InvalidInput, match=r"PLAN.md: path a: variant: DeepSeek-V3 has no 'jax'") as caught:
-        BRAIN.implement(plan.paths[0], plan)
+        BRAIN.start(plan.paths[0], plan)
     assert caught.value.hint == "write one of: own, transformers"
-
-
-def test_auto_is_the_blueprint_brain_and_others_are_refused() -> None:
-    assert choose_brain("auto").name == choose_brain("blueprint").name == "blueprint"
-    with pytest.raises(InvalidInput, match="no anthropic brain"):
-        choose_brain("anthropic")

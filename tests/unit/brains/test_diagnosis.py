@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ FALLING = "\n".join(f"step={step} loss={6 - step / 10:.4f}" for step in range(20
 
 
 def evidence(stage: str, **found: Any) -> Evidence:
-    return Evidence(**{"path": PATH, "failed_stage": stage, "remaining_s": 1000.0, **found})
+    given = {"path": PATH, "folder": Path("path-a"), "failed_stage": stage, "remaining_s": 1000.0}
+    return Evidence(**{**given, **found})
 
 
 def verify(*failing: str, train: float = 2.0, held_out: float = 2.1, high: float = 6.0) -> Verify:

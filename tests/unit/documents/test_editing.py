@@ -56,7 +56,7 @@ def edited(document, *replacements):
         [("- dataset: —", "- dataset: none")],
         [("- several_paths: yes", "- several_paths: True")],
         [("- publish: folder", "- publish: Folder")],
-        [("deepseek-v3\n- params", "`deepseek-v3`\n- params")],
+        [("deepseek-v3\n- starts", "`deepseek-v3`\n- starts")],
     ],
 )
 def test_an_edit_that_means_the_same_reads_the_same(replacements):

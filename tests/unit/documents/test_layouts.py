@@ -8,6 +8,7 @@ from ml_intern_cli.documents import budget, experiments, verify
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.experiments import Experiments
 from ml_intern_cli.documents.registry import DOCUMENTS, load, parse, render
+from ml_intern_cli.errors import InvalidDocument
 from tests.examples import BUDGET, EXAMPLES, EXPERIMENTS, VERIFY
 
 
@@ -29,11 +30,33 @@ def test_the_budget_has_its_caps_aligned_above_the_spend():
         "compute_cap          = 0.25",
         "scale_ceiling        = 1030000",
         "token_budget         = plan",
+        "max_usd              = 5",
+        "max_model_tokens     = 20000000",
+        "max_model_calls      = 300",
         "--- spent ---",
         "paths_launched = 2",
         "gpu_min_used   = 4.723",
         "retries_used   = 0",
+        "usd_used       = 0.1207",
+        "--- language models, by stage ---",
+        "restate     = 1 call, 2140 tokens in, 310 out, 0.0204 usd",
+        "implement a = 14 calls, 98210 tokens in, 6022 out, 0.1003 usd",
     ]
+
+
+def test_a_budget_from_before_language_models_is_read_with_their_default_caps():
+    lines = budget.render(BUDGET).splitlines()
+    earlier = [one for one in lines[: lines.index("--- language models, by stage ---")] if "usd" not in one]
+    earlier = [one for one in earlier if "model" not in one]
+    assert len(earlier) == 9
+    read = budget.parse("\n".join(earlier), source="BUDGET.md")
+    assert read == BUDGET.model_copy(update={"usd_used": 0.0, "model_use": ()})
+
+
+def test_a_cap_that_got_lost_is_asked_for_and_not_taken_for_the_default():
+    text = "\n".join(one for one in budget.render(BUDGET).splitlines() if not one.startswith("max_usd"))
+    with pytest.raises(InvalidDocument, match="max_usd"):
+        budget.parse(text, source="BUDGET.md")
 
 
 def test_the_ledger_without_rows_is_the_bare_header():

@@ -1,0 +1,1 @@
+"""Looking things up: web pages, papers, the Hub and GitHub, and saying so where there was no answer."""

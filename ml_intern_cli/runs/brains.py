@@ -1,0 +1,167 @@
+"""The brain of a run, with what it is given: its purse, its session.jsonl, and the tools that reach out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ml_intern_cli.runs.files import JsonLines
+from ml_intern_cli.runs.money import MoneyCaps, RunPurse
+from ml_intern_cli.runs.receipts import StageMemory
+from ml_intern_cli.stages.base import Caps, Progress
+
+if TYPE_CHECKING:
+    from ml_intern_cli.access import HubAccess, ModelAccess
+    from ml_intern_cli.brains.agent.session import Session
+    from ml_intern_cli.brains.protocol import Brain, Question
+    from ml_intern_cli.brains.tools.tool import Tool
+    from ml_intern_cli.documents.layout import RunLayout
+    from ml_intern_cli.runs.options import RunOptions
+    from ml_intern_cli.runs.reporter import Reporter
+
+Ask = Callable[[tuple["Question", ...]], dict[str, str]]
+
+_DEFAULT_MAX_USD = 5.0
+_YES = {"y", "yes"}
+_REMEMBERED = ("brain", "model", "cheap_model", "effort")
+
+
+class Surroundings(Protocol):
+    """What of the user's surroundings a brain needs."""
+
+    @property
+    def hub(self) -> HubAccess: ...  # noqa: D102
+    @property
+    def anthropic(self) -> ModelAccess: ...  # noqa: D102
+    @property
+    def openai(self) -> ModelAccess: ...  # noqa: D102
+    @property
+    def github_token(self) -> str | None: ...  # noqa: D102
+    @property
+    def s2_api_key(self) -> str | None: ...  # noqa: D102
+    @property
+    def secrets(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def brain_of(
+    layout: RunLayout,
+    request: str,
+    options: RunOptions,
+    settings: Surroundings,
+    *,
+    reporter: Reporter,
+    caps: Caps,
+    ask: Ask | None,
+) -> Brain:
+    """The brain that the options name, or that the run was begun with.
+
+    Args:
+        layout: The run.
+        request: Its sentence, which may cap the money before BUDGET.md does.
+        options: What was said now.
+        settings: Accounts and addresses.
+        reporter: Is told what the brain does.
+        caps: Caps that options gave.
+        ask: Puts a question to the user; ``None`` when nobody is there.
+
+    Raises:
+        InvalidInput: the brain lacks a key, an address or a model's name.
+    """
+    from ml_intern_cli.brains import choose
+
+    options = _with_memory(layout, options)
+
+    def approve(what: str) -> bool:
+        return ask is None or _consents(ask, what)
+
+    def tell(stage: str, line: str) -> None:
+        name, _, path_id = stage.partition(" ")
+        reporter.progress(Progress(stage=name, path_id=path_id or None, what=line))
+
+    wishes = choose.Wishes(
+        brain=options.brain,
+        model=options.model,
+        cheap_model=options.cheap_model,
+        effort=options.effort,
+        falls_back=options.falls_back,
+    )
+    return choose.choose_brain(
+        wishes,
+        choose.Surroundings(
+            anthropic=settings.anthropic,
+            openai=settings.openai,
+            hub=settings.hub,
+            session=_session(layout),
+            purse=RunPurse(
+                layout,
+                before=MoneyCaps(max_usd=_max_usd(caps, request)),
+                prices={},
+                config_file=layout.root,
+                approve=approve,
+            ),
+            lookups=lambda: _lookups(settings),
+            further=lambda: (),
+            tell=tell,
+            note=reporter.note,
+            secrets=settings.secrets,
+        ),
+    )
+
+
+def _with_memory(layout: RunLayout, options: RunOptions) -> RunOptions:
+    """Without another word a run goes on with the brain that it was begun with."""
+    memory = StageMemory(layout, name="brain.json")
+    if options.brain == "auto" and options.model is None:
+        kept: dict[str, Any] = {name: memory.recall(name) for name in _REMEMBERED}
+        return replace(options, **{name: value for name, value in kept.items() if value})
+    for name in _REMEMBERED:
+        memory.remember(name, getattr(options, name) or "")
+    return options
+
+
+def _session(layout: RunLayout) -> Session:
+    from ml_intern_cli.brains.agent.session import Session
+
+    return Session(JsonLines(layout.session))
+
+
+def _max_usd(caps: Caps, request: str) -> float:
+    """The cap until BUDGET.md is there: an option's, else the sentence's, else the default."""
+    from ml_intern_cli.brains.reader import Field, read
+
+    if caps.max_usd is not None:
+        return caps.max_usd
+    said = read(request, spellings={}, arxiv_ids={}).amount(Field.MAX_USD) if request else None
+    return _DEFAULT_MAX_USD if said is None else said
+
+
+def _lookups(settings: Surroundings) -> tuple[Tool, ...]:
+    """The tools of research; none where the user wants no network."""
+    if settings.hub.offline:
+        return ()
+    from ml_intern_cli.brains.tools.lookup import lookup_tools
+    from ml_intern_cli.research.library import Library
+
+    return lookup_tools(
+        Library(
+            hub=settings.hub,
+            github_token=settings.github_token,
+            s2_api_key=settings.s2_api_key,
+            secrets=settings.secrets,
+            offline=settings.hub.offline,
+        )
+    )
+
+
+def _consents(ask: Ask, what: str) -> bool:
+    from ml_intern_cli.brains.protocol import Question
+
+    question = Question(
+        name="approval",
+        text=f"May ml-intern {what}?",
+        default="yes",
+        why_default="it stays within BUDGET.md",
+        choices=("yes", "no"),
+    )
+    return ask((question,)).get(question.name, question.default).casefold() in _YES
