@@ -292,6 +292,14 @@ PublishOption = Annotated[
         rich_help_panel=_COURSE,
     ),
 ]
+SessionOption = Annotated[
+    bool,
+    typer.Option(
+        "--with-session",
+        help="Publish session.jsonl too, scrubbed: all that was said to language models.",
+        rich_help_panel=_COURSE,
+    ),
+]
 ArchitectureArgument = Annotated[
     str,
     typer.Argument(

@@ -122,9 +122,10 @@ def publish(
     target: opt.SlugArgument,
     presence: opt.PresenceOptions,
     publish_to: opt.PublishOption = None,
+    with_session: opt.SessionOption = False,  # noqa: FBT002, an option
 ) -> int:
     """Bundle the winner, put it where it goes, and load it from there."""
-    return _step(session, target, "publish", presence, publish=publish_to)
+    return _step(session, target, "publish", presence, publish=publish_to, with_session=with_session)
 
 
 def _step(
@@ -135,8 +136,9 @@ def _step(
     *,
     path: str | None = None,
     publish: str | None = None,
+    with_session: bool = False,
 ) -> int:
-    run_options = given.to_run_options(is_headless=session.is_headless)
+    run_options = replace(given.to_run_options(is_headless=session.is_headless), with_session=with_session)
     if publish is not None:
         run_options = replace(run_options, publish=publish)
     outcome = session.runs.step(target, stage, run_options, path_id=path)

@@ -21,13 +21,14 @@ from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.errors import Blocked, MlInternError, StorageFailed
 from ml_intern_cli.hub.card import render_card
 from ml_intern_cli.resources import resource
-from ml_intern_cli.secrets import find_secrets
+from ml_intern_cli.secrets import find_secrets, scrub
 
 RUN_DOCUMENTS = ("TASK.md", "BUDGET.md", "RESEARCH.md", "PLAN.md", "EXPERIMENTS.md", "RESULTS.md")
 PATH_PROGRAMS = ("model.py", "config.json", "train.py", "train_config.json", "eval.py")
 PATH_RECORDS = ("SMOKE.md", "VERIFY.md", "train.log", "eval.log", "gen_samples.log", "metrics.jsonl")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-OPTIONAL = ("DEBUG.md",)
+OPTIONAL = ("CODE.md", "DEBUG.md")
+SESSION = "session.jsonl"
 WEIGHTS = "model.safetensors"
 CHECKSUMS = "SHA256SUMS"
 
@@ -45,11 +46,13 @@ def build_bundle(
     manifest: Manifest,
     host: str | None,
     secrets: tuple[str, ...] = (),
+    with_session: bool = False,
 ) -> None:
     """Write the bundle of the winning path into ``bundle_dir``, in place of what may stand there.
 
     ``name`` is ``ml-intern-<slug>-<YYYYMMDD-HHMM>``; ``host`` is the machine in words, and ``None``
-    leaves it out of the card; ``secrets`` are values that must stand nowhere in it.
+    leaves it out of the card; ``secrets`` are values that must stand nowhere in it; ``with_session`` adds
+    what was said to language models, scrubbed.
 
     Raises:
         Blocked: a file holds what looks like a credential; all places are named.
@@ -62,6 +65,9 @@ def build_bundle(
     if not weights.is_file():
         raise _missing(weights, "is missing", slug=run_dir.name)
     texts = dict(_read_texts(run_dir, path_dir))
+    if with_session and (run_dir / SESSION).is_file():
+        session = run_dir / SESSION
+        texts[SESSION] = (session, scrub(_read(session, slug=run_dir.name), known=secrets))
     _refuse_secrets(texts, run_dir, known=secrets)
     _check_tokenizer(texts["tokenizer.json"][1], manifest, slug=run_dir.name)
     card = render_card(
@@ -74,6 +80,7 @@ def build_bundle(
         best_checkpoint=best,
         elapsed_s=last.get("elapsed_s"),
         host=host,
+        is_standard="model_type" in json.loads(texts["config.json"][1]),
     )
     contents = {target: _without_home(text, source, run_dir) for target, (source, text) in texts.items()}
     contents |= {

@@ -38,11 +38,12 @@ def render_card(
     best_checkpoint: dict[str, Any],
     elapsed_s: float | None,
     host: str | None,
+    is_standard: bool = True,
 ) -> str:
     """README.md, front matter included, of the publication ``name``; its address is not known yet.
 
     ``best_checkpoint`` is ckpts/best.json, ``elapsed_s`` the time of training, and ``host`` the machine
-    in words, left out when ``None``.
+    in words, left out when ``None``. ``is_standard``: transformers knows the architecture.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -55,8 +56,9 @@ def render_card(
     sample = _sample(verify)
     return environment.from_string(template).render(
         name=name,
-        metadata=_front_matter(task=task, plan=plan, manifest=manifest),
+        metadata=_front_matter(task=task, plan=plan, manifest=manifest, is_standard=is_standard),
         architecture=plan.architecture,
+        is_standard=is_standard,
         params=verify.actual_params,
         request=task.request,
         host=host,
@@ -68,10 +70,10 @@ def render_card(
     )
 
 
-def _front_matter(*, task: Task, plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
+def _front_matter(*, task: Task, plan: Plan, manifest: Manifest, is_standard: bool) -> list[tuple[str, str]]:
     """Keys and their values as YAML; every string is written as JSON, which YAML contains."""
     metadata: dict[str, Any] = {
-        "library_name": "transformers",
+        "library_name": "transformers" if is_standard else "pytorch",
         "pipeline_tag": "text-generation",
         "tags": ["ml-intern", str(task.kind), plan.architecture],
         "license": "apache-2.0",

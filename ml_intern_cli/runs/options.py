@@ -27,6 +27,7 @@ class RunOptions:
     max_retries: int | None = None
     max_usd: float | None = None
     publish: str | None = None
+    with_session: bool = False
     seed: int | None = None
     headless: bool = True
     yes: bool = False

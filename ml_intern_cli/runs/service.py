@@ -278,6 +278,7 @@ class RunService:
             report=self._reporter.progress,
             now=lambda: datetime.now(UTC),
             cwd=Path.cwd(),
+            with_session=options.with_session,
         )
         yield Pipeline(context=context, reporter=self._reporter, notify=notifier.send)
 

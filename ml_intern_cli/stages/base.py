@@ -202,6 +202,7 @@ class StageContext:
         caps: Caps that options gave, for the first BUDGET.md.
         secrets: Values that must stand in nothing that is published.
         ask: Puts bundled questions to the user; ``None`` when nobody is there.
+        with_session: What was said to language models is published too.
         cwd: Where relative paths of the user start.
     """
 
@@ -219,6 +220,7 @@ class StageContext:
     report: Callable[[Progress], None]
     now: Callable[[], datetime]
     cwd: Path
+    with_session: bool = False
 
     @property
     def path(self) -> str:

@@ -29,7 +29,7 @@ from ml_intern_cli.documents.published import Published
 from ml_intern_cli.documents.results import Results
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
-from ml_intern_cli.errors import InvalidInput, MlInternError
+from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
 from ml_intern_cli.stages.base import Check, Progress, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.programs import tail_of
 
@@ -53,6 +53,8 @@ def run(context: StageContext) -> StageResult:
             f"path {winner} is named the winner, but did not pass verification: {verify.first_failure}",
             hint=f"ml-intern report {context.layout.slug}",
         )
+    if task.publish is PublishTarget.HUB:
+        _ask_for_consent(context)
     name = context.memory.recall("name") or f"ml-intern-{context.layout.slug}-{context.now():%Y%m%d-%H%M}"
     context.memory.remember("name", name)
     bundle = context.layout.scratch / "bundle"
@@ -68,6 +70,7 @@ def run(context: StageContext) -> StageResult:
         task=task,
         manifest=Manifest.model_validate_json(manifest),
         secrets=context.secrets,
+        with_session=context.with_session,
         host=f"{platform.system()} {platform.machine()}",
     )
     publication = _publish(context, task.publish, bundle, name)
@@ -86,6 +89,30 @@ def run(context: StageContext) -> StageResult:
         documents={PUBLISHED: published},
         notify=(("published", published.location), ("train_done", f"{loss:.4f} @ {published.location}")),
     )
+
+
+def _ask_for_consent(context: StageContext) -> None:
+    """Somebody at the terminal is asked before anything goes out; otherwise TASK.md has said it."""
+    from ml_intern_cli.brains.protocol import Question
+
+    if context.ask is None:
+        return
+    question = Question(
+        name="publish",
+        text=f"Publish the winner to {context.hub.address}?",
+        default="yes",
+        why_default="TASK.md says hub; no keeps it here, and --publish folder makes a bundle of it",
+        choices=("yes", "no"),
+    )
+    if context.ask((question,)).get(question.name, question.default).casefold() not in {"y", "yes"}:
+        raise Blocked(
+            "publishing to the Hub",
+            why="you said no",
+            ways_on=(
+                f"ml-intern publish {context.layout.slug} --publish folder",
+                f"ml-intern publish {context.layout.slug} --yes",
+            ),
+        )
 
 
 def _publish(context: StageContext, target: PublishTarget, bundle: Path, name: str) -> Publication:

@@ -73,6 +73,32 @@ def test_a_fresh_process_loads_the_bundle_in_both_ways_and_leaves_it_as_it_was(b
     assert sorted(bundle.iterdir()) == before
 
 
+def test_an_architecture_that_transformers_does_not_know_is_loaded_by_its_own_code(tmp_path):
+    run_dir = tmp_path / "a-run"
+    run_dir.mkdir()
+    documents = make_finished_run(run_dir)
+    config_file = run_dir / "path-a" / "config.json"
+    config = json.loads(config_file.read_text())
+    for name in ("model_type", "architectures"):
+        config.pop(name)
+    config_file.write_text(json.dumps(config))
+    bundle = run_dir / "bundle"
+    build_bundle(
+        run_dir=run_dir,
+        path_dir=run_dir / "path-a",
+        bundle_dir=bundle,
+        name="a-name",
+        host=None,
+        **documents,
+    )
+    result = run_program(bundle)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "DeepseekV3 from model.py" in result.stdout.splitlines()
+    card = (bundle / "README.md").read_text()
+    assert 'library_name: "pytorch"' in card
+    assert "AutoModelForCausalLM" not in card
+
+
 def test_it_runs_alone_against_a_repository_on_a_hub(bundle, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()

@@ -26,6 +26,7 @@ from ml_intern_cli.documents.task import Task
 
 _HAND_IN = "hand_in_code"
 _PROGRAMS = (MODEL_PY, TRAIN_PY, EVAL_PY, CONFIG)
+_TRANSFORMERS = {"model_type", "architectures"}
 _SMALL = 5_000_000  # parameters; below, a step of one width is a percent
 
 
@@ -81,6 +82,8 @@ def implement_with(
             summary=given.summary,
             left_open=given.left_open,
         )
+        if files[MODEL_PY] != bench.start[MODEL_PY]:
+            files |= {CONFIG: _own_config(files[CONFIG])}
         return Implementation(files=files | {TRAIN_CONFIG: bench.start[TRAIN_CONFIG]}, code=code)
 
     tools = (
@@ -149,6 +152,12 @@ def problems_of(files: Mapping[str, str], start: Mapping[str, str]) -> list[str]
     elif files[MODEL_PY] == start.get(MODEL_PY) and files[TRAIN_PY] == start.get(TRAIN_PY):
         problems.append(f"{MODEL_PY} and {TRAIN_PY} are as they were given; other numbers are no other model")
     return problems
+
+
+def _own_config(text: str) -> str:
+    """The configuration without the blueprint's claim that transformers can load the model as its own."""
+    config = {name: value for name, value in json.loads(text).items() if name not in _TRANSFORMERS}
+    return json.dumps(config, indent=2) + "\n"
 
 
 def device() -> str:

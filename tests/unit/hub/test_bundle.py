@@ -208,3 +208,16 @@ def test_missing_weights_are_named(finished, run_dir):
     shutil.rmtree(run_dir / "path-a" / "ckpts" / "step-00000020")
     with pytest.raises(MlInternError, match=r"step-00000020/model\.safetensors is missing"):
         build(finished, run_dir)
+
+
+def test_what_was_said_to_language_models_is_published_only_when_asked_for_and_scrubbed(finished, run_dir):
+    (run_dir / "session.jsonl").write_text(
+        '{"type": "user", "said": "use hf_' + "a1" * 17 + ' and s3cr3tword"}\n'
+    )
+    assert not (build(finished, run_dir) / "session.jsonl").exists()
+    published = (
+        build(finished, run_dir, with_session=True, secrets=("s3cr3tword",)) / "session.jsonl"
+    ).read_text()
+    assert "use" in published
+    assert "hf_a1" not in published
+    assert "s3cr3tword" not in published
