@@ -1,4 +1,4 @@
-"""The environment and `.env`, read once.
+"""The environment, `.env` and the user's config file, read once.
 
 The environment wins over the `.env` of the working directory. Nothing read here is put back into
 the environment, so no child process inherits a secret from it.
@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ml_intern_cli.access import PUBLIC_HUB, HubAccess, ModelAccess
+from ml_intern_cli.cli.config import Config, load_config
 from ml_intern_cli.errors import InvalidInput
 from ml_intern_cli.notify import NotifySettings
 
@@ -42,21 +43,24 @@ class Settings:
     openai: ModelAccess
     github_token: str | None = field(repr=False)
     s2_api_key: str | None = field(repr=False)
+    config: Config
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every value that must stand in no file and no message."""
         keys = (self.anthropic.api_key, self.openai.api_key, self.github_token, self.s2_api_key)
-        return tuple(one for one in (self.hub.token, *self.notify.secrets, *keys) if one)
+        known = (self.hub.token, *self.notify.secrets, *keys, *self.config.secrets)
+        return tuple(one for one in known if one)
 
 
 def load_settings(
     environment: Mapping[str, str], *, working_dir: Path, runs_dir: Path | None = None
 ) -> Settings:
-    """Read the environment and ``working_dir/.env``; ``runs_dir`` is the option, which wins over both.
+    """Read the environment, ``working_dir/.env`` and the config file; the option ``runs_dir`` wins over them.
 
     Raises:
-        InvalidInput: `.env` is not text, or sends a token to a host it was not given for.
+        InvalidInput: `.env` is not text, or sends a token to a host it was not given for; the config file is
+            not as it should be.
     """
     dotenv = _read_dotenv(working_dir / ".env")
     _check_hosts(environment, dotenv)
@@ -78,6 +82,7 @@ def load_settings(
         openai=_language_model(values, "OPENAI"),
         github_token=values.get("GITHUB_TOKEN"),
         s2_api_key=values.get("S2_API_KEY"),
+        config=load_config(environment),  # never what a `.env` says: the file can start programs
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ml_intern_cli.runs.files import JsonLines
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.access import HubAccess, ModelAccess
     from ml_intern_cli.brains.agent.session import Session
     from ml_intern_cli.brains.protocol import Brain, Question
+    from ml_intern_cli.brains.tools.mcp.settings import McpServer
     from ml_intern_cli.brains.tools.tool import Tool
     from ml_intern_cli.documents.layout import RunLayout
     from ml_intern_cli.runs.options import RunOptions
@@ -42,6 +44,19 @@ class Surroundings(Protocol):
     def s2_api_key(self) -> str | None: ...  # noqa: D102
     @property
     def secrets(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def config(self) -> Config: ...  # noqa: D102
+
+
+class Config(Protocol):
+    """What of the user's config file a brain needs."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def prices(self) -> Mapping[str, Mapping[str, float]]: ...  # noqa: D102
+    @property
+    def mcp(self) -> Mapping[str, McpServer]: ...  # noqa: D102
 
 
 def brain_of(
@@ -69,6 +84,7 @@ def brain_of(
         InvalidInput: the brain lacks a key, an address or a model's name.
     """
     from ml_intern_cli.brains import choose
+    from ml_intern_cli.brains.models.prices import read_own_prices
 
     options = _with_memory(layout, options)
 
@@ -96,8 +112,8 @@ def brain_of(
             purse=RunPurse(
                 layout,
                 before=MoneyCaps(max_usd=_max_usd(caps, request)),
-                prices={},
-                config_file=layout.root,
+                prices=read_own_prices(settings.config.prices),
+                config_file=settings.config.path,
                 approve=approve,
             ),
             lookups=lambda: _lookups(settings),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.documents.blocker import Blocker
     from ml_intern_cli.documents.budget import ModelUse
     from ml_intern_cli.notify import NotifySettings
+    from ml_intern_cli.runs.brains import Config
     from ml_intern_cli.runs.pipeline import End, Pipeline
     from ml_intern_cli.stages.base import Caps
 
@@ -59,6 +60,8 @@ class Settings(Protocol):
     def github_token(self) -> str | None: ...  # noqa: D102
     @property
     def s2_api_key(self) -> str | None: ...  # noqa: D102
+    @property
+    def config(self) -> Config: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ def implement_with(
         *file_tools(folder, protected=frozenset({TRAIN_CONFIG})),
         *log_tools(folder, outputs),
         *running_tools(bench, outputs),
-        inspect_tool(bench),
+        inspect_tool(bench, outputs),
     )
     return agent.work(
         Job(

@@ -94,7 +94,7 @@ class ReadGithubFile(Arguments):
     start: Start = 0
 
 
-def lookup_tools(library: Library) -> tuple[Tool, ...]:
+def lookup_tools(library: Library) -> tuple[Tool, ...]:  # noqa: C901, a small function for each tool
     """The tools; what they reached and missed stands in ``library.record``."""
 
     def quoting(run: Callable[[A], Answered]) -> Callable[[A], str]:
