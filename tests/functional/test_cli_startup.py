@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "transformers", "datasets", "anthropic", "httpx", "huggingface_hub", "numpy", "apprise"}
+HEAVY = {
+    "torch", "transformers", "datasets", "anthropic", "httpx", "huggingface_hub", "numpy", "apprise",
+    "mcp", "jsonschema",
+}  # fmt: skip
 REPORT = """
 import json, sys
 from ml_intern_cli.__main__ import main
@@ -61,6 +64,15 @@ def test_help_loads_nothing_heavy_and_not_even_rich_or_pydantic():
 def test_status_loads_nothing_heavy(started_run):
     code, modules = _modules_after("status", str(started_run))
     assert code == 0
+    assert not modules & HEAVY
+
+
+def test_configured_servers_are_not_loaded_to_look_at_a_run(started_run, tmp_path, monkeypatch):
+    (tmp_path / "config.toml").write_text('[mcp.tracker]\ncommand = ["tracker"]\n')
+    monkeypatch.setenv("ML_INTERN_CONFIG", str(tmp_path / "config.toml"))
+    code, modules = _modules_after("status", str(started_run))
+    assert code == 0
+    assert "ml_intern_cli.brains.tools.mcp.settings" in modules
     assert not modules & HEAVY
 
 
