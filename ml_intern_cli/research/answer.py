@@ -18,6 +18,7 @@ MAX_BYTES = 2 * 2**20  # of a body, as sent and unpacked
 _READABLE = re.compile(
     r"text/.+|application/(?:json|xml|xhtml\+xml|javascript|yaml|x-yaml|[\w.-]+\+(?:json|xml))"
 )
+_KIND = re.compile(r"[a-z]{1,20}/[\w.+-]{1,60}", re.ASCII)
 # Python knows encodings that are none of text, or that take quadratic time.
 _CHARSET = re.compile(
     r"utf-?(?:8|16)|us-ascii|iso-8859-\d+|windows-125\d|gb\w+|big5|shift_jis|euc-\w\w|koi8-\w"
@@ -72,12 +73,13 @@ class Answer:
             raise Unusable(f"{self.url}: answered with {why}") from error
 
 
-def read_answer(response: httpx.Response, *, url: str, deadline: float) -> Answer:
+def read_answer(response: httpx.Response, *, url: str, asked: str, deadline: float) -> Answer:
     """Read a response that is open.
 
     Args:
         response: With a status that says it is what was asked for.
-        url: The address to name.
+        url: Where it came from.
+        asked: The address that errors name; they repeat nothing that a server made up.
         deadline: On the monotonic clock.
 
     Raises:
@@ -88,12 +90,13 @@ def read_answer(response: httpx.Response, *, url: str, deadline: float) -> Answe
     content_type = content_type.strip() or "text/plain"
     if content_type == "application/pdf":
         raise Unusable(
-            f"{url}: a PDF, which cannot be read here; of a paper, read the arXiv HTML or its abstract page"
+            f"{asked}: a PDF, which cannot be read here; of a paper, read the arXiv HTML or its abstract page"
         )
     if not _READABLE.fullmatch(content_type):
-        raise Unusable(f"{url}: {content_type[:80]} cannot be read, only text can")
+        kind = content_type if _KIND.fullmatch(content_type) else "something odd"
+        raise Unusable(f"{asked}: {kind}, which cannot be read: only text can")
     charset = re.search(r"charset\s*=\s*[\"']?([\w-]+)", parameters)
-    body, is_cut = _read_body(response, url=url, deadline=deadline)
+    body, is_cut = _read_body(response, asked=asked, deadline=deadline)
     return Answer(
         url=url,
         content_type=content_type,
@@ -103,7 +106,7 @@ def read_answer(response: httpx.Response, *, url: str, deadline: float) -> Answe
     )
 
 
-def _read_body(response: httpx.Response, *, url: str, deadline: float) -> tuple[bytes, bool]:
+def _read_body(response: httpx.Response, *, asked: str, deadline: float) -> tuple[bytes, bool]:
     """The body, unpacked, and whether there was more of it.
 
     It is unpacked here because the library unpacks each piece whole, as often as the headers say: some
@@ -111,7 +114,7 @@ def _read_body(response: httpx.Response, *, url: str, deadline: float) -> tuple[
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in {"", "identity", "gzip", "x-gzip"}:
-        raise Unusable(f"{url}: packed in a way that was not asked for ({encoding[:40]})")
+        raise Unusable(f"{asked}: packed in a way that was not asked for")
     unpacker = zlib.decompressobj(wbits=31) if encoding.endswith("gzip") else None
     body = bytearray()
     num_read = 0
@@ -121,7 +124,7 @@ def _read_body(response: httpx.Response, *, url: str, deadline: float) -> tuple[
         try:
             body += unpacker.decompress(piece, room) if unpacker else piece[:room]
         except zlib.error as error:
-            raise Unusable(f"{url}: packed wrongly") from error
+            raise Unusable(f"{asked}: packed wrongly") from error
         if len(body) > MAX_BYTES or num_read > MAX_BYTES:
             return bytes(body[:MAX_BYTES]), True
         if unpacker and unpacker.eof:

@@ -118,11 +118,11 @@ class Attempt:
         addresses = self._addresses(url)
         left_s = max(0.1, self.deadline - time.monotonic())
         timeout = httpx.Timeout(left_s, connect=min(CONNECT_TIMEOUT_S, left_s))
-        # A client for one request: what a server sets or keeps open is gone with it.
-        with httpx.Client(verify=self.tls, trust_env=False, timeout=timeout) as client:
+        # A transport for one request, and no client: no cookies, no redirects, no connection that is kept.
+        with httpx.HTTPTransport(verify=self.tls, trust_env=False) as transport:
             for address in addresses:
                 try:
-                    response = client.send(_request(client, url, address, headers), stream=True)
+                    response = transport.handle_request(_request(url, address, headers, timeout))
                 except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                     if address == addresses[-1]:
                         reason = self._reason(error)
@@ -144,15 +144,15 @@ class Attempt:
             return str(headers["Location"])
         if status in _BUSY or (status == 403 and headers.get("X-RateLimit-Remaining") == "0"):
             raise Busy(status, _wait_s(headers))
-        shown = str(url.copy_with(fragment=None))
-        if find_secrets(shown, known=self.guard.secrets):  # signed for one use
-            shown = str(self.url.copy_with(fragment=None))
+        asked = str(self.url.copy_with(fragment=None))
         if status == 401 and self.service is not None and self.service.key:
             raise Unusable(f"{url.host}: does not accept {self.service.key_name} (401)", status=status)
         if not 200 <= status < 300:
             reason = {404: "not found", 410: "not found", 401: "refused", 403: "refused"}.get(status, "error")
-            raise Unusable(f"{shown}: {reason} ({status})", status=status)
-        return read_answer(response, url=shown, deadline=self.deadline)
+            raise Unusable(f"{asked}: {reason} ({status})", status=status)
+        final = str(url.copy_with(fragment=None))
+        is_signed = bool(find_secrets(final, known=self.guard.secrets))  # for one use
+        return read_answer(response, url=asked if is_signed else final, asked=asked, deadline=self.deadline)
 
     def _addresses(self, url: httpx.URL) -> tuple[str, ...]:
         if url.userinfo:
@@ -186,13 +186,17 @@ def origin(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, host, url.port or (443 if url.scheme == "https" else 80)
 
 
-def _request(client: httpx.Client, url: httpx.URL, address: str, headers: Mapping[str, str]) -> httpx.Request:
+def _request(
+    url: httpx.URL, address: str, headers: Mapping[str, str], timeout: httpx.Timeout
+) -> httpx.Request:
     """A request to an IP address in the name of the host: the certificate must be the host's."""
-    return client.build_request(
+    import httpx
+
+    return httpx.Request(
         "GET",
         url.copy_with(host=address, userinfo=b"", fragment=None),
         headers={**headers, "Host": url.netloc.decode("ascii")},
-        extensions={"sni_hostname": origin(url)[1]},
+        extensions={"sni_hostname": origin(url)[1], "timeout": timeout.as_dict()},
     )
 
 

@@ -56,8 +56,8 @@ def well_formed(markup: str) -> Iterator[str]:
         if start < place:
             continue  # inside what was taken out
         yield markup[place:start]
-        if tag_end < start:
-            tag_end = markup.find(">", start) if tag_end >= 0 else -1
+        if 0 <= tag_end <= start:  # looked for once for all that it ends, and never again where there is none
+            tag_end = markup.find(">", start)
         if match["raw"]:
             place = _after(_RAW_ENDS[match["raw"].lower()].search(markup, start), markup)
         elif match["comment"]:

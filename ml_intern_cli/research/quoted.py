@@ -46,4 +46,4 @@ def quote(text: str, *, source: str, hide: Iterable[str] = ()) -> str:
 
 
 def _one_line(source: str) -> str:
-    return "".join(plain(source).split())[:500].replace("<", "%3C").replace(">", "%3E")
+    return " ".join(plain(source).split())[:500].replace("<", "%3C").replace(">", "%3E")

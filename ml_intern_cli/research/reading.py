@@ -57,8 +57,9 @@ class PaperText:
         """
         index = self._index(" ".join(wanted.split()).lower())
         if index is None:
-            titles = "; ".join(section.title for section in self.sections)
-            raise InvalidInput(f"{self.id} has no section {wanted!r}", hint=f"it has: {titles[:2000]}")
+            raise InvalidInput(
+                f"{self.id} has no section {wanted!r}", hint="without a section, the list of them is shown"
+            )
         first = self.sections[index]
         parts = [first.text]
         for section in self.sections[index + 1 :]:
@@ -124,14 +125,15 @@ def _read_html(
 ) -> PaperText:
     answer = fetcher.get(f"{base}/html/{identifier}")
     page = read_html(answer.text(), url=answer.url)
-    sections = tuple(_sections(page.blocks, title=page.title))
+    title = re.sub(r"^\[[^\]]*\]\s*", "", page.title)
+    sections = tuple(_sections(page.blocks, title=title))
     # Where there is no HTML, ar5iv sends the reader on to the page of the abstract.
     if not answer.is_html or "/abs/" in answer.url or len(sections) < 2:
         raise Unusable(f"{base}/html/{identifier}: no HTML of this paper")
     return PaperText(
         id=str(identifier),
         url=answer.url,
-        title=re.sub(r"^\[[^\]]*\]\s*", "", page.title),
+        title=title,
         source=source,
         sections=sections,
         notes=tuple(notes),
