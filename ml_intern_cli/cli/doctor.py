@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ml_intern_cli.cli.terminal import Terminal, aligned
+from ml_intern_cli.errors import InvalidInput
 
 if TYPE_CHECKING:
     from ml_intern_cli.cli.settings import Settings
+    from ml_intern_cli.executors.sandbox import SandboxSettings
 
 _GIB = 2**30
 _HUB_TIMEOUT_S = 3.0
@@ -57,15 +59,15 @@ class Diagnosis:
     checks: tuple[Check, ...]
 
 
-def examine(settings: Settings) -> Diagnosis:
-    """Look at everything; takes a few seconds at most."""
+def examine(settings: Settings, sandbox: SandboxSettings | None = None) -> Diagnosis:
+    """Look at everything; takes a few seconds at most. ``sandbox`` wins over what the settings say of it."""
     checks = (
         *_compute(),
         *_storage(settings.runs_dir),
         *_software(),
         *_accounts(settings),
         *_brains(settings),
-        _wall(),
+        *_walls(sandbox or settings.sandbox),
     )
     return Diagnosis(is_able=all(check.finding is not Finding.BROKEN for check in checks), checks=checks)
 
@@ -256,17 +258,39 @@ def _host(url: str) -> str:
     return urlsplit(url).hostname or "an address without a host"
 
 
-def _wall() -> Check:
+def _walls(sandbox: SandboxSettings) -> Iterator[Check]:
+    """Which wall stands, and which was chosen. Docker is asked only when it was."""
+    from ml_intern_cli.executors.sandbox import AUTO, how_to_get_bubblewrap
     from ml_intern_cli.executors.walls import Wall, standing_wall
 
-    if standing_wall() is Wall.BUBBLEWRAP:
-        inside = "programs of a path write there only, and reach no network and no secret"
-        return _present("walls", "bubblewrap", "stands", inside)
-    if shutil.which("bwrap"):
-        value, hint = "installed, but may not be used here", "allow unprivileged user namespaces"
+    inside = "programs of a path write there only, and reach no network and no secret"
+    stands = standing_wall() is Wall.BUBBLEWRAP
+    if stands:
+        unused = "" if sandbox.wall in {AUTO, Wall.BUBBLEWRAP} else f"; not used: {sandbox.wall} was chosen"
+        yield _present("walls", "bubblewrap", "stands", f"{inside}{unused}")
     else:
-        value, hint = "not found", "install it: apt install bubblewrap"
-    return _absent("walls", "bubblewrap", value, f"{hint}; programs of a path can read and write your files")
+        value, way = how_to_get_bubblewrap()
+        without = "without a wall programs of a path can read and write your files"
+        if sandbox.wall == Wall.BUBBLEWRAP:
+            yield _broken("walls", "bubblewrap", f"chosen, and {value}", way)
+        else:
+            yield _absent("walls", "bubblewrap", value, f"{way}; {without}")
+    if sandbox.wall == Wall.DOCKER:
+        yield _docker(sandbox.docker_image, inside)
+    if sandbox.wall == Wall.NONE or (sandbox.wall == AUTO and not stands):
+        how = "runs with your rights, as you allowed" if sandbox.allow_unsandboxed else "is asked about first"
+        yield _absent("walls", "none", "no wall is used", f"code that is not shipped {how}")
+
+
+def _docker(image: str | None, inside: str) -> Check:
+    from ml_intern_cli.executors import docker
+
+    try:
+        docker.require(image)
+    except InvalidInput as error:
+        return _broken("walls", "docker", error.message, error.hint or "")
+    gpu = "with the GPUs" if docker.has_gpu() else "without a GPU"
+    return _present("walls", "docker", f"{docker.daemon().version} answers, {image} is there, {gpu}", inside)
 
 
 def _version(package: str) -> str | None:
@@ -278,6 +302,10 @@ def _version(package: str) -> str | None:
 
 def _present(group: str, name: str, value: str, enables: str) -> Check:
     return Check(group=group, name=name, finding=Finding.PRESENT, value=value, enables=enables)
+
+
+def _broken(group: str, name: str, value: str, enables: str) -> Check:
+    return Check(group=group, name=name, finding=Finding.BROKEN, value=value, enables=enables)
 
 
 def _absent(group: str, name: str, value: str, enables: str) -> Check:

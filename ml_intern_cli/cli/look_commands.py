@@ -32,11 +32,12 @@ def show(session: Session, target: opt.SlugArgument) -> int:
 
 
 @command("doctor", panel=Panel.KNOWLEDGE)
-def doctor(session: Session) -> int:
+def doctor(session: Session, walls: opt.WallOptions) -> int:
     """Say what this machine has: compute, memory, disk, accounts, brains."""
     from ml_intern_cli.cli.doctor import diagnosis_lines, examine
 
-    diagnosis = examine(session.settings)
+    sandbox = session.settings.sandbox.with_choice(wall=walls.wall, docker_image=walls.docker_image)
+    diagnosis = examine(session.settings, sandbox)
     session.show(diagnosis, diagnosis_lines)
     return 0 if diagnosis.is_able else 1
 

@@ -36,6 +36,7 @@ StageName = Literal[
     "publish",
 ]
 EffortName = Literal["low", "medium", "high", "xhigh", "max"]
+WallName = Literal["auto", "bubblewrap", "docker", "none"]
 PublishName = Literal["hub", "folder", "none"]
 
 _TASK = "The task"
@@ -92,6 +93,32 @@ class SharedOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WallOptions:
+    """What stands around the programs of a path."""
+
+    wall: Annotated[
+        WallName | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Around the programs: {', '.join(get_args(WallName))}. [default: auto]",
+            rich_help_panel=_COURSE,
+        ),
+    ] = None
+    docker_image: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGE", help="What --wall docker runs them in.", rich_help_panel=_COURSE),
+    ] = None
+    allow_unsandboxed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsandboxed",
+            help="Run code that is not shipped even where no wall stands.",
+            rich_help_panel=_COURSE,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PresenceOptions:
     """Whether somebody is there to be asked."""
 
@@ -109,12 +136,14 @@ class PresenceOptions:
         typer.Option("--yes", "-y", help="Take the default of every question.", rich_help_panel=_COURSE),
     ] = False
 
-    def to_run_options(self, *, is_headless: bool, until: str | None = None) -> RunOptions:
+    def to_run_options(
+        self, *, is_headless: bool, until: str | None = None, walls: WallOptions | None = None
+    ) -> RunOptions:
         """As the runs understand them; without a terminal on stdin a run is headless."""
         from ml_intern_cli.runs.options import RunOptions
 
         given = asdict(self) | {"headless": self.headless or is_headless}
-        return RunOptions(**given, until=until)
+        return RunOptions(**given, **(asdict(walls) if walls else {}), until=until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

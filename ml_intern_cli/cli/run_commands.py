@@ -21,13 +21,17 @@ from ml_intern_cli.cli.views import next_text, outcome_lines, slug_lines, step_l
     ),
 )
 def run(
-    session: Session, target: opt.TargetArgument, shaping: opt.StartingOptions, until: opt.UntilOption = None
+    session: Session,
+    target: opt.TargetArgument,
+    shaping: opt.StartingOptions,
+    walls: opt.WallOptions,
+    until: opt.UntilOption = None,
 ) -> int:
     """From a sentence to a verified, published model, or what is left of it.
 
     The same sentence again, or the run's slug, goes on from the files of the run.
     """
-    run_options = shaping.to_run_options(is_headless=session.is_headless, until=until)
+    run_options = shaping.to_run_options(is_headless=session.is_headless, until=until, walls=walls)
     outcome = session.runs.run(target, run_options)
     session.show(outcome, outcome_lines)
     return outcome.exit_code
@@ -61,41 +65,59 @@ def research(session: Session, target: opt.SlugArgument, thinking: opt.ThinkingO
 
 
 @command("plan", panel=Panel.STAGES)
-def plan(session: Session, target: opt.SlugArgument, shaping: opt.ShapingOptions) -> int:
+def plan(
+    session: Session, target: opt.SlugArgument, shaping: opt.ShapingOptions, walls: opt.WallOptions
+) -> int:
     """Fix every number, measured on this machine where it can be."""
-    return _step(session, target, "plan", shaping)
+    return _step(session, target, "plan", shaping, walls=walls)
 
 
 @command("implement", panel=Panel.STAGES)
 def implement(
-    session: Session, target: opt.SlugArgument, thinking: opt.ThinkingOptions, path: opt.PathOption = None
+    session: Session,
+    target: opt.SlugArgument,
+    thinking: opt.ThinkingOptions,
+    walls: opt.WallOptions,
+    path: opt.PathOption = None,
 ) -> int:
     """Write the programs of each path."""
-    return _step(session, target, "implement", thinking, path=path)
+    return _step(session, target, "implement", thinking, walls=walls, path=path)
 
 
 @command("smoke", panel=Panel.STAGES)
 def smoke(
-    session: Session, target: opt.SlugArgument, presence: opt.PresenceOptions, path: opt.PathOption = None
+    session: Session,
+    target: opt.SlugArgument,
+    presence: opt.PresenceOptions,
+    walls: opt.WallOptions,
+    path: opt.PathOption = None,
 ) -> int:
     """Judge each path before a second of training is spent."""
-    return _step(session, target, "smoke", presence, path=path)
+    return _step(session, target, "smoke", presence, walls=walls, path=path)
 
 
 @command("train", panel=Panel.STAGES)
 def train(
-    session: Session, target: opt.SlugArgument, presence: opt.PresenceOptions, path: opt.PathOption = None
+    session: Session,
+    target: opt.SlugArgument,
+    presence: opt.PresenceOptions,
+    walls: opt.WallOptions,
+    path: opt.PathOption = None,
 ) -> int:
     """Train each path inside its slice of the budget, from its last checkpoint on."""
-    return _step(session, target, "train", presence, path=path)
+    return _step(session, target, "train", presence, walls=walls, path=path)
 
 
 @command("verify", panel=Panel.STAGES)
 def verify(
-    session: Session, target: opt.SlugArgument, presence: opt.PresenceOptions, path: opt.PathOption = None
+    session: Session,
+    target: opt.SlugArgument,
+    presence: opt.PresenceOptions,
+    walls: opt.WallOptions,
+    path: opt.PathOption = None,
 ) -> int:
     """Recompute six checks from the checkpoint."""
-    return _step(session, target, "verify", presence, path=path)
+    return _step(session, target, "verify", presence, walls=walls, path=path)
 
 
 @command("diagnose", panel=Panel.STAGES)
@@ -121,11 +143,14 @@ def publish(
     session: Session,
     target: opt.SlugArgument,
     presence: opt.PresenceOptions,
+    walls: opt.WallOptions,
     publish_to: opt.PublishOption = None,
     with_session: opt.SessionOption = False,  # noqa: FBT002, an option
 ) -> int:
     """Bundle the winner, put it where it goes, and load it from there."""
-    return _step(session, target, "publish", presence, publish=publish_to, with_session=with_session)
+    return _step(
+        session, target, "publish", presence, walls=walls, publish=publish_to, with_session=with_session
+    )
 
 
 def _step(
@@ -134,11 +159,13 @@ def _step(
     stage: str,
     given: opt.PresenceOptions,
     *,
+    walls: opt.WallOptions | None = None,
     path: str | None = None,
     publish: str | None = None,
     with_session: bool = False,
 ) -> int:
-    run_options = replace(given.to_run_options(is_headless=session.is_headless), with_session=with_session)
+    run_options = given.to_run_options(is_headless=session.is_headless, walls=walls)
+    run_options = replace(run_options, with_session=with_session)
     if publish is not None:
         run_options = replace(run_options, publish=publish)
     outcome = session.runs.step(target, stage, run_options, path_id=path)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ml_intern_cli.access import PUBLIC_HUB, HubAccess, ModelAccess
 from ml_intern_cli.cli.config import Config, load_config
 from ml_intern_cli.errors import InvalidInput
+from ml_intern_cli.executors.sandbox import SandboxSettings
 from ml_intern_cli.notify import NotifySettings
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -33,6 +34,7 @@ class Settings:
 
     Attributes:
         hub_token_source: Where the Hub token was found; ``None`` without one.
+        sandbox: Behind which wall the programs of a path run.
     """
 
     runs_dir: Path
@@ -44,6 +46,11 @@ class Settings:
     github_token: str | None = field(repr=False)
     s2_api_key: str | None = field(repr=False)
     config: Config
+
+    @property
+    def sandbox(self) -> SandboxSettings:
+        """What the config file chooses of walls."""
+        return SandboxSettings(**self.config.sandbox.model_dump())
 
     @property
     def secrets(self) -> tuple[str, ...]:

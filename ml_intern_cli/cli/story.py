@@ -12,6 +12,7 @@ from ml_intern_cli.cli.charts import Series, curve
 from ml_intern_cli.cli.reporter import shorten_home
 from ml_intern_cli.cli.terminal import Terminal, aligned
 from ml_intern_cli.documents import layout as names
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.blocker import Blocker
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.experiments import Experiment, Experiments
@@ -25,7 +26,6 @@ from ml_intern_cli.documents.task import Task
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.errors import InvalidDocument
 from ml_intern_cli.quantities import format_count, format_duration, format_params
-from ml_intern_cli.runs.files import read_rows
 
 if TYPE_CHECKING:
     from ml_intern_cli.documents.layout import RunLayout
@@ -134,16 +134,16 @@ def _path_story(documents: _Documents, path_id: str, approach: str) -> PathStory
     return PathStory(
         id=path_id,
         approach=approach,
-        losses=_read_losses(documents.layout.path(path_id, names.METRICS)),
+        losses=_read_losses(documents.layout.path(path_id)),
         smoke=documents.read(Smoke, f"{folder}/{names.SMOKE}"),
         verify=documents.read(Verify, f"{folder}/{names.VERIFY}"),
         postmortem=documents.read(Postmortem, f"{folder}/{names.POSTMORTEM}"),
     )
 
 
-def _read_losses(path: Path) -> Losses:
+def _read_losses(folder: Path) -> Losses:
     train, evals = [], []
-    for row in read_rows(path):
+    for row in leavings.read_rows(folder, names.METRICS):
         step = row.get("step")
         if not isinstance(step, int):
             continue

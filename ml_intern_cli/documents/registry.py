@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.errors import InvalidDocument, Problem
 
@@ -84,9 +85,15 @@ def load(path: Path, *, source: str | None = None) -> Model:
     """
     source = source or path.name
     try:
-        data = path.read_bytes()
+        # Below the run's own folder lies what programs can write.
+        data = leavings.read_bytes(path.parent, path.name, may_link="/" not in source)
     except FileNotFoundError as error:
         raise InvalidDocument([Problem(source, None, None, "is missing")]) from error
+    except leavings.Refused as error:
+        raise InvalidDocument(
+            [Problem(source, None, None, str(error.strerror))],
+            hint="put the document itself there, or remove it, and run the same command again",
+        ) from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,24 +1,19 @@
 """Run a program of a path as a child process: no secrets, a wall, limits, a watchdog.
 
 The child gets an allow-listed environment and a home of its own, so no token of the user's reaches
-it through either, and runs behind the wall that the machine has (see ``walls``). When its time is
-spent it is asked to stop (SIGTERM: the training program writes a checkpoint), and killed with all it
-started when it does not.
+it through either, and runs behind the wall that the machine has or the user chose (see ``walls``).
+When its time is spent it is asked to stop (SIGTERM: the training program writes a checkpoint), and
+killed with all it started when it does not.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
-import shutil
-import signal
-import site
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,20 +21,23 @@ from typing import Protocol
 
 import psutil
 
-from ml_intern_cli.executors.walls import Openings, Wall, enclose, has_accelerator, standing_wall
+from ml_intern_cli.documents import leavings
+from ml_intern_cli.errors import MlInternError
+from ml_intern_cli.executors import docker
+from ml_intern_cli.executors.children import (
+    Swarm,
+    end_group,
+    exit_code,
+    has_ended,
+    identity,
+    kill_group,
+    stop_group,
+)
+from ml_intern_cli.executors.surroundings import environment, make_home, most_file_bytes, preparation, sink
+from ml_intern_cli.executors.walls import Openings, Wall, enclose, standing_wall
 
-# What a numerical Python program needs of its surroundings, and nothing that can hold a secret.
-_ALLOWED = (
-    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES",
-    "PYTORCH_CUDA_ALLOC_CONF", "TORCHINDUCTOR_CACHE_DIR", "SSL_CERT_FILE",
-)  # fmt: skip
 _TICK_S = 0.5
-_BUBBLEWRAP = "bwrap"
-_SIGNALLED = 128  # and the signal's number
 _MOST_PROCESSES = 512
-_MOST_OF_FREE_DISK = 0.9  # in one file
-_LEAST_FILE_BYTES = 1 << 30  # on a disk that is nearly full the error should say that it is full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +71,11 @@ class Finished:
 class Executor(Protocol):
     """Runs programs under walls and a watchdog."""
 
+    @property
+    def wall(self) -> Wall:
+        """What keeps the programs in."""
+        ...
+
     def run(self, job: Job, *, on_tick: Callable[[float], None]) -> Finished:
         """Run to the end; ``on_tick`` gets the elapsed seconds about twice a second."""
         ...
@@ -85,216 +88,138 @@ class LocalExecutor:
         child_file: Where the running child's identity stands, so that a later process can end an
             orphan that outlived its parent.
         wall: Behind which the programs run; ``None``: the one that this machine has.
+        image: For Docker, what the container is made from.
     """
 
-    def __init__(self, child_file: Path, *, wall: Wall | None = None) -> None:
+    def __init__(self, child_file: Path, *, wall: Wall | None = None, image: str = "") -> None:
         self._child_file = child_file
         self._wall = wall
+        self._image = image
+
+    @property
+    def wall(self) -> Wall:
+        """What keeps the programs in. It is looked for when it is first needed."""
+        return self._wall or standing_wall()
 
     def run(self, job: Job, *, on_tick: Callable[[float], None]) -> Finished:
         """Run ``job``; an interrupt stops the child gracefully and is raised again.
 
         Raises:
             KeyboardInterrupt: after the child has stopped.
+            MlInternError: Docker could not start it.
         """
-        job.home.mkdir(parents=True, exist_ok=True)
-        argv, surroundings = job.argv, environment(job.home)
-        if (self._wall or standing_wall()) is Wall.BUBBLEWRAP:
-            openings = replace(job.openings, writable=(*job.openings.writable, job.home))
-            argv = enclose(argv, cwd=job.cwd, openings=openings)
-            surroundings.pop("TMPDIR", None)  # it has a /tmp of its own
+        make_home(job.home)
+        start = self._start(job)
         started = time.monotonic()
         with ExitStack() as files:
             child = subprocess.Popen(
-                argv,
+                start.argv,
                 cwd=job.cwd,
-                env=surroundings,
+                env=start.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=files.enter_context(_sink(job.stdout)),
-                stderr=files.enter_context(_sink(job.stderr)),
+                stdout=files.enter_context(sink(job.stdout)),
+                stderr=files.enter_context(sink(job.stderr)),
                 start_new_session=True,
-                preexec_fn=_preparation(most_bytes=_most_file_bytes(job.home)),  # noqa: PLW1509
+                preexec_fn=preparation(most_bytes=most_file_bytes(job.home)),  # noqa: PLW1509
             )
-            self._remember(child.pid)
+            self._remember(child.pid, start.container)
             try:
-                return self._watch(child, job, started, on_tick)
+                out_of_time, killed = _watch(child, job, started, on_tick)
             except BaseException:
                 # Whatever interrupts the watching (Ctrl-C, a full disk in on_tick) must not leave the
                 # child running; it gets the same chance to checkpoint as at the end of its time.
-                _stop_group(child, job.grace_s)
+                stop_group(child, job.grace_s)
                 raise
             finally:
-                _kill_group(child.pid)
+                seconds = time.monotonic() - started
+                end_group(child)
+                if start.container is not None:
+                    docker.remove(start.container)
                 self._child_file.unlink(missing_ok=True)
+        finished = Finished(exit_code(child), seconds, out_of_time=out_of_time, killed=killed)
+        if start.container is not None:
+            _raise_if_not_started(finished, job, self._image)
+        return finished
 
-    def _watch(
-        self, child: subprocess.Popen[bytes], job: Job, started: float, on_tick: Callable[[float], None]
-    ) -> Finished:
-        while True:
-            elapsed = time.monotonic() - started
-            left = job.limit_s - elapsed
-            if left <= 0:
-                killed = _stop_group(child, job.grace_s)
-                return Finished(
-                    _exit_code(child), time.monotonic() - started, out_of_time=True, killed=killed
-                )
-            try:
-                child.wait(timeout=min(_TICK_S, left))
-            except subprocess.TimeoutExpired:
-                if _count_programs(child.pid) > _MOST_PROCESSES:
-                    _kill_group(child.pid)
-                    _add_line(job.stderr, f"stopped: more than {_MOST_PROCESSES} processes")
-                on_tick(time.monotonic() - started)
-                continue
-            return Finished(_exit_code(child), time.monotonic() - started, out_of_time=False, killed=False)
+    def _start(self, job: Job) -> _Start:
+        """How the job is started behind the wall."""
+        surroundings = environment(job.home)
+        openings = replace(job.openings, writable=(*job.openings.writable, job.home))
+        if self.wall is Wall.BUBBLEWRAP:
+            surroundings.pop("TMPDIR", None)  # it has a /tmp of its own
+            return _Start(enclose(job.argv, cwd=job.cwd, openings=openings), surroundings)
+        if self.wall is Wall.DOCKER:
+            name = docker.new_name()
+            argv = docker.contain(
+                job.argv,
+                cwd=job.cwd,
+                openings=openings,
+                image=self._image,
+                name=name,
+                environment=surroundings,
+                most_file_bytes=most_file_bytes(job.home),
+            )
+            return _Start(argv, docker.client_environment(), name)
+        return _Start(job.argv, surroundings)
 
-    def _remember(self, pid: int) -> None:
+    def _remember(self, pid: int, container: str | None) -> None:
         try:
-            known = {"child": _identity(pid), "parent": _identity(os.getpid())}
+            known = {"child": identity(pid), "parent": identity(os.getpid()), "container": container}
         except psutil.NoSuchProcess:
             return
         self._child_file.parent.mkdir(parents=True, exist_ok=True)
         self._child_file.write_text(json.dumps(known), encoding="utf-8")
 
 
-def end_orphan(child_file: Path, *, grace_s: float = 10.0) -> bool:
-    """End the child that a killed parent left running. Returns whether there was one.
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A command that starts a job, and the name of the container that it makes, if it makes one."""
 
-    One whose parent lives is at work elsewhere: its run was copied while it was working.
-    """
-    try:
-        known = json.loads(child_file.read_text(encoding="utf-8"))
-        process = _alive(known["child"])
-        same = process is not None and _alive(known["parent"]) is None
-    except (OSError, ValueError, KeyError, TypeError):
-        child_file.unlink(missing_ok=True)
-        return False
-    if process is not None and same:
-        _ask_to_stop(process.pid)
-        try:
-            process.wait(timeout=grace_s)
-        except psutil.TimeoutExpired:
-            _kill_group(process.pid)
-    child_file.unlink(missing_ok=True)
-    return same
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    container: str | None = None
 
 
-def _identity(pid: int) -> dict[str, float]:
-    """What tells a process from a later one of the same id."""
-    return {"pid": pid, "created": psutil.Process(pid).create_time()}
+def _watch(
+    child: subprocess.Popen[bytes], job: Job, started: float, on_tick: Callable[[float], None]
+) -> tuple[bool, bool]:
+    """Wait until the child has ended or its time is spent. Returns (out of time, killed)."""
+    swarm = Swarm(child.pid, most=_MOST_PROCESSES)
+
+    def end(*, is_too_large: bool) -> None:
+        if is_too_large:
+            kill_group(child.pid)
+            _add_line(job.stderr, f"stopped: more than {_MOST_PROCESSES} processes")
+
+    while True:
+        left = job.limit_s - (time.monotonic() - started)
+        if left <= 0:
+            return True, stop_group(child, job.grace_s)
+        if has_ended(
+            child,
+            within_s=min(_TICK_S, left),
+            meanwhile=lambda: end(is_too_large=swarm.is_too_large()),
+        ):
+            return False, False
+        end(is_too_large=swarm.is_surely_too_large())
+        on_tick(time.monotonic() - started)
 
 
-def _alive(identity: dict[str, float]) -> psutil.Process | None:
-    """The process of that identity, if it still runs."""
-    try:
-        process = psutil.Process(int(identity["pid"]))
-        is_same = abs(process.create_time() - identity["created"]) < 1.0  # process ids are reused
-        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def environment(home: Path) -> dict[str, str]:
-    """The child's environment: allow-listed names, a home of its own, no way to the Hub."""
-    inherited = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
-    return inherited | {
-        "HOME": str(home),
-        "HF_HOME": str(home / "huggingface"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        # How long threads spin before they sleep. By default long enough that two programs on one machine
-        # slow each other down fourfold; at once, as OMP_WAIT_POLICY=PASSIVE has it, a third of the speed of
-        # one program alone is lost to waking up (PyTorch's CPU builds use GNU's OpenMP).
-        "GOMP_SPINCOUNT": "1000",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUSERBASE": site.getuserbase(),  # a --user installation stays importable under another HOME
-    }
-
-
-def _sink(path: Path | None):  # type: ignore[no-untyped-def]  # noqa: ANN202, two file types, both binary writers
-    return Path(os.devnull).open("wb") if path is None else path.open("ab")
-
-
-def _preparation(*, most_bytes: int) -> Callable[[], None]:
-    """What the child does before it becomes the program: no core dumps, no endless files."""
-    # Drivers of accelerators reserve far more than they use.
-    most_memory = resource.RLIM_INFINITY if has_accelerator() else psutil.virtual_memory().total
-
-    def prepare() -> None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-        resource.setrlimit(resource.RLIMIT_DATA, (most_memory, most_memory))
-        if sys.platform == "linux":
-            _LIBC.prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG: SIGTERM when the parent dies (prctl(2))
-
-    return prepare
-
-
-_LIBC = ctypes.CDLL(None)
-
-
-def _most_file_bytes(place: Path) -> int:
-    return max(_LEAST_FILE_BYTES, int(_MOST_OF_FREE_DISK * shutil.disk_usage(place).free))
+def _raise_if_not_started(finished: Finished, job: Job, image: str) -> None:
+    """What Docker could not start says nothing about the program."""
+    is_python = job.argv[0] == sys.executable
+    is_docker = finished.exit_code == docker.FAILED_TO_START
+    if not is_docker and not (is_python and finished.exit_code in docker.NOT_FOUND):
+        return
+    said = "" if job.stderr is None else leavings.tail(job.stderr.parent, job.stderr.name, lines=3)
+    lines = said.splitlines() or [f"exit code {finished.exit_code}"]
+    reason = next((line for line in lines if line.startswith("docker: ")), lines[-1])
+    raise MlInternError(
+        f"Docker could not start a program in {image}: {reason}",
+        hint="ml-intern doctor --wall docker says what is missing; the image needs `python` on its PATH",
+    )
 
 
 def _add_line(log: Path | None, text: str) -> None:
-    if log is not None:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
-
-
-def _exit_code(child: subprocess.Popen[bytes]) -> int:
-    """The program's exit code, also where bubblewrap tells it in the way of shells: 128 and the signal."""
-    code = child.returncode if child.returncode is not None else -signal.SIGKILL
-    is_signal = child.args[0] == _BUBBLEWRAP and code > _SIGNALLED  # type: ignore[index]
-    return _SIGNALLED - code if is_signal else code
-
-
-def _stop_group(child: subprocess.Popen[bytes], grace_s: float) -> bool:
-    """SIGTERM, wait, SIGKILL. Returns whether the kill was needed."""
-    _ask_to_stop(child.pid)
-    try:
-        child.wait(timeout=grace_s)
-    except subprocess.TimeoutExpired:
-        _kill_group(child.pid)
-        child.wait()
-        return True
-    return False
-
-
-def _ask_to_stop(pid: int) -> None:
-    """SIGTERM for the program and all it started, but not for bubblewrap, which would end them at once."""
-    programs = list(_programs(pid))
-    for process in programs:
-        try:
-            process.terminate()
-        except psutil.NoSuchProcess:
-            continue
-
-
-def _count_programs(pid: int) -> int:
-    return sum(1 for _ in _programs(pid))
-
-
-def _programs(pid: int) -> Iterator[psutil.Process]:
-    """The process and its descendants, but for bubblewrap's own."""
-    try:
-        child = psutil.Process(pid)
-        for process in (child, *child.children(recursive=True)):
-            if process.name() != _BUBBLEWRAP:
-                yield process
-    except psutil.NoSuchProcess:
-        return
-
-
-def _kill_group(pid: int) -> None:
-    _signal_group(pid, signal.SIGKILL)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(pid, number)  # the child leads its session, so its pid is the group's
-    except (ProcessLookupError, PermissionError):
-        return
+    with sink(log) as file:
+        file.write(f"{text}\n".encode())

@@ -2,8 +2,9 @@
 
 With bubblewrap (Linux) a program runs in namespaces of its own: every file is read-only but for the
 directories it is given; the user's home, /tmp and /run are empty; there is no network; it sees no
-process but its own. Without it a program still gets an environment without secrets, limits and a
-watchdog (see ``process``), but the user's files are as open to it as to the user.
+process but its own. In Docker, for those who choose it (see ``docker``), the system is the image's
+too. Without a wall a program still gets an environment without secrets, limits and a watchdog (see
+``process``), but the user's files are as open to it as to the user.
 
 Source: bubblewrap, github.com/containers/bubblewrap (bwrap(1)).
 """
@@ -22,7 +23,8 @@ from functools import cache
 from pathlib import Path
 
 _PROBE_TIMEOUT_S = 10.0
-_EMPTIED = ("/tmp", "/var/tmp", "/run")  # noqa: S108, named in order to be hidden
+_EMPTIED = ("/tmp", "/var/tmp", "/run", "/home", "/root")  # noqa: S108, named in order to be hidden
+_ALSO_EMPTIED = ("TMPDIR", "XDG_RUNTIME_DIR")  # where sockets are, which a read-only mount leaves open
 _DEVICES = ("nvidia*", "dri", "kfd")  # accelerators; everything else under /dev is bubblewrap's own
 _NAMESPACES = (
     "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
@@ -34,6 +36,7 @@ class Wall(StrEnum):
     """What keeps a program in."""
 
     BUBBLEWRAP = "bubblewrap"
+    DOCKER = "docker"
     NONE = "none"
 
 
@@ -72,8 +75,7 @@ def standing_wall() -> Wall:
 
 def enclose(argv: tuple[str, ...], *, cwd: Path, openings: Openings) -> tuple[str, ...]:
     """The command that runs ``argv`` in ``cwd`` behind bubblewrap."""
-    home = _real(Path.home())
-    emptied = [path for path in (*map(Path, _EMPTIED), home) if path.is_dir() and path != Path(path.anchor)]
+    emptied = _emptied()
     # Outer directories first: a mount would cover an earlier one below it.
     readable = sorted({*_interpreter(), *map(_real, openings.readable), _real(cwd)})
     binds = [
@@ -88,6 +90,13 @@ def enclose(argv: tuple[str, ...], *, cwd: Path, openings: Openings) -> tuple[st
         *(argument for bind in binds for argument in bind),
         *_NAMESPACES, "--chdir", str(_real(cwd)), "--", *argv,
     )  # fmt: skip
+
+
+def _emptied() -> list[Path]:
+    """Directories that are the user's or another program's, the outer ones first."""
+    named = (os.environ[name] for name in _ALSO_EMPTIED if os.environ.get(name))
+    places = {*map(Path, _EMPTIED), _real(Path.home()), *(_real(Path(name)) for name in named)}
+    return sorted(path for path in places if path.is_dir() and path != Path(path.anchor))
 
 
 def _interpreter() -> Iterator[Path]:

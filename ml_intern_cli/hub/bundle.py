@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.manifest import Manifest
 from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.results import Results
@@ -59,15 +60,14 @@ def build_bundle(
         MlInternError: a file is missing, cannot be read, or is not what was trained with.
         StorageFailed: the bundle cannot be written.
     """
-    best = _read_pointer(path_dir / "ckpts" / "best.json", slug=run_dir.name)
-    last = _read_pointer(path_dir / "ckpts" / "last.json", slug=run_dir.name)
-    weights = path_dir / "ckpts" / Path(str(best["dir"])).name / WEIGHTS
-    if not weights.is_file():
-        raise _missing(weights, "is missing", slug=run_dir.name)
+    best = _read_pointer(path_dir, "ckpts/best.json", slug=run_dir.name)
+    last = _read_pointer(path_dir, "ckpts/last.json", slug=run_dir.name)
+    weights = f"ckpts/{Path(str(best['dir'])).name}/{WEIGHTS}"
+    _check_weights(path_dir, weights, slug=run_dir.name)
     texts = dict(_read_texts(run_dir, path_dir))
     if with_session and (run_dir / SESSION).is_file():
-        session = run_dir / SESSION
-        texts[SESSION] = (session, scrub(_read(session, slug=run_dir.name), known=secrets))
+        session = _read(run_dir, SESSION, slug=run_dir.name)
+        texts[SESSION] = (run_dir / SESSION, scrub(session, known=secrets))
     _refuse_secrets(texts, run_dir, known=secrets)
     _check_tokenizer(texts["tokenizer.json"][1], manifest, slug=run_dir.name)
     card = render_card(
@@ -93,7 +93,7 @@ def build_bundle(
         bundle_dir.mkdir(parents=True)
         for target, text in contents.items():
             (bundle_dir / target).write_text(text, encoding="utf-8", newline="\n")
-        shutil.copyfile(weights, bundle_dir / WEIGHTS)
+        leavings.copy(path_dir, weights, bundle_dir / WEIGHTS)
         (bundle_dir / CHECKSUMS).write_text(_checksums(bundle_dir), encoding="utf-8")
     except OSError as error:
         raise StorageFailed(
@@ -102,34 +102,49 @@ def build_bundle(
         ) from error
 
 
-def _read_pointer(path: Path, *, slug: str) -> dict[str, Any]:
-    value = json.loads(_read(path, slug=slug))
-    if not isinstance(value, dict) or "dir" not in value:
-        raise MlInternError(f"{path.name} names no checkpoint", hint=f"train again: ml-intern run {slug}")
+def _read_pointer(path_dir: Path, name: str, *, slug: str) -> dict[str, Any]:
+    value = leavings.parse_object(_read(path_dir, name, slug=slug))
+    if value is None or "dir" not in value:
+        raise MlInternError(
+            f"{Path(name).name} names no checkpoint", hint=f"train again: ml-intern run {slug}"
+        )
     return value
+
+
+def _check_weights(path_dir: Path, name: str, *, slug: str) -> None:
+    try:
+        with leavings.opened(path_dir, name):
+            return
+    except OSError as error:
+        raise _missing(path_dir / name, _reason(error), slug=slug) from error
 
 
 def _read_texts(run_dir: Path, path_dir: Path) -> Iterator[tuple[str, tuple[Path, str]]]:
     """Name in the bundle, and the file it comes from with its text."""
     slug = run_dir.name
-    sources = [run_dir / name for name in RUN_DOCUMENTS]
-    sources += [path_dir / name for name in (*PATH_PROGRAMS, *PATH_RECORDS)]
-    sources += [run_dir / "data" / "tokenizer" / name for name in TOKENIZER]
-    sources += [path_dir / name for name in OPTIONAL if (path_dir / name).exists()]
-    for source in sources:
-        yield source.name, (source, _read(source, slug=slug))
-    manifest = run_dir / "data" / "manifest.json"
-    yield "data_manifest.json", (manifest, _read(manifest, slug=slug))
+    sources = [(run_dir, name) for name in RUN_DOCUMENTS]
+    sources += [(path_dir, name) for name in (*PATH_PROGRAMS, *PATH_RECORDS)]
+    sources += [(run_dir / "data" / "tokenizer", name) for name in TOKENIZER]
+    sources += [(path_dir, name) for name in OPTIONAL if (path_dir / name).exists()]
+    for folder, name in sources:
+        yield name, (folder / name, _read(folder, name, slug=slug))
+    data = run_dir / "data"
+    yield "data_manifest.json", (data / "manifest.json", _read(data, "manifest.json", slug=slug))
     load_test = resource("templates", "load_test.py")
     yield load_test.name, (load_test, load_test.read_text(encoding="utf-8"))
 
 
-def _read(path: Path, *, slug: str) -> str:
+def _read(folder: Path, name: str, *, slug: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return leavings.read_text(folder, name)
     except (OSError, UnicodeDecodeError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise _missing(path, reason, slug=slug) from error
+        raise _missing(folder / name, _reason(error), slug=slug) from error
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, leavings.Refused):
+        return str(error.strerror)
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
 
 
 def _missing(path: Path, reason: str, *, slug: str) -> MlInternError:

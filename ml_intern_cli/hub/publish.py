@@ -125,10 +125,10 @@ def _repository(
     """The id of a repository for this publication: the one made before, or a new one."""
     account = session.ask("ask the Hub who HF_TOKEN belongs to", session.api.whoami)["name"]
     namespace = session.hub.user or account
-    # A repository under another account, or one that was deleted since, is not gone on with.
+    # A repository under another account or name, or one that was deleted since, is not gone on with.
     if (
         made_before is not None
-        and made_before.startswith(f"{namespace}/")
+        and made_before in _names(f"{namespace}/{name}")
         and session.ask(f"look for {made_before}", partial(session.api.repo_exists, made_before))
     ):
         return made_before

@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_intern_cli.documents import leavings
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -140,10 +142,10 @@ def judge_device() -> torch.device:
 def read_json_object(file: Path) -> dict[str, Any]:
     """A file that holds one JSON object. Raises Unusable."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(leavings.read_bytes(file.parent, file.name))
     except FileNotFoundError as error:
         raise Unusable(f"{file.name} is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Unusable(f"{file.name} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise Unusable(f"{file.name} holds a {type(value).__name__}, not an object")

@@ -5,12 +5,12 @@ Claims, all of them. The checks compare them with what the judge recomputes, and
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.judge.artifact import Artifact, Unusable, read_json_object
 
 _STEP_LINE = re.compile(r"step=(\d+) loss=(\S+)")
@@ -92,11 +92,11 @@ def _read_log(artifact: Artifact, problems: list[str]) -> tuple[tuple[int, float
 def _read_metrics(artifact: Artifact, problems: list[str]) -> tuple[dict[str, Any], ...]:
     rows = []
     for number, line in enumerate(_lines(artifact, "metrics.jsonl", problems), start=1):
-        try:
-            row = json.loads(line)
-            rows.append(row if isinstance(row, dict) else _malformed(line))
-        except ValueError:
+        row = leavings.parse_object(line)
+        if row is None:
             problems.append(f"metrics.jsonl:{number} is no JSON object")
+        else:
+            rows.append(row)
     return tuple(rows)
 
 
@@ -106,7 +106,10 @@ def _malformed(line: str) -> Any:
 
 def _lines(artifact: Artifact, name: str, problems: list[str]) -> list[str]:
     try:
-        return (artifact.directory / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        return leavings.read_text(artifact.directory, name, errors="replace").splitlines()
+    except leavings.Refused as error:
+        problems.append(f"{name} {error.strerror}")
+        return []
     except OSError:
         problems.append(f"{name} is missing")
         return []

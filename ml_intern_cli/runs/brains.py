@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -68,6 +70,7 @@ def brain_of(
     reporter: Reporter,
     caps: Caps,
     ask: Ask | None,
+    until_the_end: ExitStack,
 ) -> Brain:
     """The brain that the options name, or that the run was begun with.
 
@@ -79,6 +82,7 @@ def brain_of(
         reporter: Is told what the brain does.
         caps: Caps that options gave.
         ask: Puts a question to the user; ``None`` when nobody is there.
+        until_the_end: Holds what lives as long as the brain does: MCP servers.
 
     Raises:
         InvalidInput: the brain lacks a key, an address or a model's name.
@@ -117,7 +121,7 @@ def brain_of(
                 approve=approve,
             ),
             lookups=lambda: _lookups(settings),
-            further=lambda: (),
+            further=lambda: _mcp_tools(settings, reporter, ask, until_the_end),
             tell=tell,
             note=reporter.note,
             secrets=settings.secrets,
@@ -168,6 +172,24 @@ def _lookups(settings: Surroundings) -> tuple[Tool, ...]:
             offline=settings.hub.offline,
         )
     )
+
+
+def _mcp_tools(
+    settings: Surroundings, reporter: Reporter, ask: Ask | None, until_the_end: ExitStack
+) -> tuple[Tool, ...]:
+    """The tools of the user's MCP servers, which are started for it."""
+    if not settings.config.mcp:
+        return ()
+    from ml_intern_cli.brains.tools.mcp import McpServers
+
+    def approve(what: str) -> bool:
+        return ask is not None and _consents(ask, f"call {what}")
+
+    servers = McpServers(settings.config.mcp, approve=approve, environment=os.environ)
+    tools = until_the_end.enter_context(servers).tools(taken=())
+    for note in servers.notes:
+        reporter.note(note)
+    return tools
 
 
 def _consents(ask: Ask, what: str) -> bool:

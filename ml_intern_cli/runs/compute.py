@@ -16,7 +16,8 @@ from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.executors.process import Executor, Finished, Job
-from ml_intern_cli.executors.walls import Openings
+from ml_intern_cli.executors.walls import Openings, Wall
+from ml_intern_cli.runs.consent import Consent
 from ml_intern_cli.runs.events import record, spent_s
 from ml_intern_cli.runs.outputs import rewrite
 from ml_intern_cli.stages.base import read_document
@@ -26,11 +27,19 @@ _LEAST_S = 1.0  # under this no program could even start
 
 
 class BudgetedCompute:
-    """Runs the programs of one run and counts their seconds."""
+    """Runs the programs of one run and counts their seconds.
 
-    def __init__(self, layout: RunLayout, executor: Executor) -> None:
+    Args:
+        layout: The run.
+        executor: Runs them.
+        consent: Asked before code that does not ship with this program runs without a wall; ``None``:
+            there is nobody to ask, and none runs.
+    """
+
+    def __init__(self, layout: RunLayout, executor: Executor, *, consent: Consent | None = None) -> None:
         self._layout = layout
         self._executor = executor
+        self._consent = consent or Consent(layout)
 
     def cap_s(self) -> float:
         """The cap as BUDGET.md says it now; a person may raise it while a run goes on."""
@@ -68,8 +77,10 @@ class BudgetedCompute:
         should training have used that to the last second.
 
         Raises:
-            Blocked: the cap is reached.
+            Blocked: the cap is reached, or there is no wall and foreign code may not run without one.
         """
+        if self._executor.wall is Wall.NONE:
+            self._consent.require(argv, cwd=cwd)
         left_s = self.remaining_s(slack_s=_slack_s(self.cap_s()) if reserved else 0.0)
         allowed_s = min(limit_s, left_s)
         if allowed_s < _LEAST_S:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         StorageFailed: the disk is full, read-only, or something is in the way.
     """
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # Nobody can have put a link under that name; programs write to some of these folders too.
+    aside = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
+        with aside.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

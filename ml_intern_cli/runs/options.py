@@ -31,3 +31,6 @@ class RunOptions:
     seed: int | None = None
     headless: bool = True
     yes: bool = False
+    wall: str | None = None
+    docker_image: str | None = None
+    allow_unsandboxed: bool = False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.canonical import canonical, merge
 from ml_intern_cli.documents.layout import BUDGET, PLAN, RESEARCH, TASK, RunLayout
 from ml_intern_cli.documents.model import Model
@@ -53,7 +56,7 @@ def write_outputs(
 def archive(layout: RunLayout, name: str) -> None:
     """Move a file or folder of the run to .history/; nothing that a person may have touched is deleted."""
     source = layout.root / name
-    if not source.exists():
+    if not os.path.lexists(source):
         return
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     target = layout.history / stamp / name
@@ -90,6 +93,7 @@ class _Writer:
     def file(self, name: str, text: str) -> None:
         """Write a program or a configuration; one that the user edited is kept, if the stage says so."""
         path = self._layout.root / name
+        _clear_the_way(self._layout, name)
         base = json.loads(text) if name.endswith(".json") else None
         if base is not None:
             self.written.base[name] = base
@@ -108,6 +112,7 @@ class _Writer:
     def document(self, name: str, document: Model) -> None:
         """Write a document; in those that are shared with the user, what was edited survives."""
         path = self._layout.document(name)
+        _clear_the_way(self._layout, name)
         self.written.base[name] = canonical(document, None)
         if path.is_file():
             edited, old_base = self._edited(name), _without_retries(name, self._base.get(name))
@@ -142,6 +147,22 @@ class _Writer:
         if current is None or text_sha256(current) in self._ours:
             return
         _keep(self._layout, name, current)
+
+
+def _clear_the_way(layout: RunLayout, name: str) -> None:
+    """Set aside what a program of a path put where a file is written: a pipe, or a link out of the run."""
+    *folders, _ = parts = name.split("/")
+    for end in range(1, len(parts) + 1 if folders else 1):
+        place = "/".join(parts[:end])
+        try:
+            mode = (layout.root / place).lstat().st_mode
+        except FileNotFoundError:
+            return
+        expected = stat.S_ISDIR(mode) if end < len(parts) else stat.S_ISREG(mode)
+        is_users_link = stat.S_ISLNK(mode) and not leavings.leads_out(layout.root, place)
+        if not expected and not is_users_link:
+            archive(layout, place)
+            return
 
 
 def _without_retries(name: str, content: Any) -> Any:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ml_intern_cli import __version__
-from ml_intern_cli.documents.layout import RunLayout
+from ml_intern_cli.documents import leavings
+from ml_intern_cli.documents.layout import RunLayout, path_folder
 from ml_intern_cli.errors import InvalidDocument, NewerRun
 from ml_intern_cli.runs.files import write_atomic
 from ml_intern_cli.stages.base import Ref
 
+_LARGE_BYTES = 1 << 30
 FORMAT = 1  # of a run directory; a program that knows only lower numbers refuses the run
 
 
@@ -58,15 +61,10 @@ def digest(layout: RunLayout, ref: Ref, before: Digest | None = None) -> Digest 
     path = layout.root / ref.name
     if "*" in ref.name:
         return _digest_many(layout, ref)
-    if not path.is_file():
-        return None
-    status = path.stat()
-    stat = (status.st_size, status.st_mtime_ns)
-    if before is not None and before.stat == stat:
-        return before
-    if ref.name.endswith(".md"):
-        return replace(_digest_document(path, ref), stat=stat)
-    return Digest(file_sha256(path), stat=stat)
+    if ref.name.startswith(path_folder("")) and leavings.leads_out(layout.root, ref.name):
+        # What is there is none of the run's.
+        return Digest(text_sha256(f"a link to {os.path.realpath(path)}"))
+    return _digest_file(path, ref, before) if path.is_file() else None
 
 
 def canonical_digest(value: Any) -> Digest:
@@ -84,6 +82,19 @@ def file_sha256(path: Path) -> str:
     """The hash of a file's bytes; for a text that a stage wrote, that of the text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_file(path: Path, ref: Ref, before: Digest | None) -> Digest:
+    status = path.stat()
+    stat = (status.st_size, status.st_mtime_ns)
+    if before is not None and before.stat == stat:
+        return before
+    is_a_hole = status.st_size > _LARGE_BYTES and 512 * status.st_blocks < status.st_size // 2
+    if is_a_hole:  # it could take hours to read
+        return Digest(text_sha256(f"{stat}"), stat=stat)
+    if ref.name.endswith(".md"):
+        return replace(_digest_document(path, ref), stat=stat)
+    return Digest(file_sha256(path), stat=stat)
 
 
 def _digest_document(path: Path, ref: Ref) -> Digest:

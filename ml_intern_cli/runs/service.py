@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.brains.protocol import Question
     from ml_intern_cli.documents.blocker import Blocker
     from ml_intern_cli.documents.budget import ModelUse
+    from ml_intern_cli.executors.sandbox import SandboxSettings
     from ml_intern_cli.notify import NotifySettings
     from ml_intern_cli.runs.brains import Config
     from ml_intern_cli.runs.pipeline import End, Pipeline
@@ -62,6 +63,8 @@ class Settings(Protocol):
     def s2_api_key(self) -> str | None: ...  # noqa: D102
     @property
     def config(self) -> Config: ...  # noqa: D102
+    @property
+    def sandbox(self) -> SandboxSettings: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ class RunService:
     # Opening a run
 
     def _work(self, target: str, options: RunOptions, act: Callable[[Pipeline], End]) -> RunOutcome:
-        from ml_intern_cli.executors.process import end_orphan
+        from ml_intern_cli.executors.children import end_orphan
         from ml_intern_cli.runs.lock import locked
 
         began = time.monotonic()
@@ -238,10 +241,11 @@ class RunService:
     @contextmanager
     def _pipeline(self, layout: RunLayout, request: str, options: RunOptions) -> Iterator[Pipeline]:
         from ml_intern_cli.brains.protocol import Overrides
-        from ml_intern_cli.executors.process import LocalExecutor
+        from ml_intern_cli.executors.sandbox import make_executor
         from ml_intern_cli.notify import Notifier
         from ml_intern_cli.runs.brains import brain_of
         from ml_intern_cli.runs.compute import BudgetedCompute
+        from ml_intern_cli.runs.consent import Consent
         from ml_intern_cli.runs.pipeline import Pipeline
         from ml_intern_cli.stages.base import StageContext
 
@@ -256,34 +260,42 @@ class RunService:
             publish=None if options.publish is None else PublishTarget(options.publish),
             mode=RunMode.HEADLESS if options.headless else RunMode.INTERACTIVE,
         )
-        caps = _caps(layout, options)
-        brain = brain_of(
-            layout,
-            request,
-            options,
-            self._settings,
-            reporter=self._reporter,
-            caps=caps,
-            ask=self._asker(options),
+        ask = self._asker(options)
+        sandbox = self._settings.sandbox.with_choice(wall=options.wall, docker_image=options.docker_image)
+        consent = Consent(
+            layout, ask=ask, given=options.allow_unsandboxed, standing=sandbox.allow_unsandboxed
         )
-        context = StageContext(
-            layout=layout,
-            path_id=None,
-            request=request,
-            overrides=overrides,
-            caps=caps,
-            brain=brain,
-            compute=BudgetedCompute(layout, LocalExecutor(layout.receipts / "child.json")),
-            memory=StageMemory(layout),
-            hub=self._settings.hub,
-            secrets=self._settings.secrets,
-            ask=self._asker(options),
-            report=self._reporter.progress,
-            now=lambda: datetime.now(UTC),
-            cwd=Path.cwd(),
-            with_session=options.with_session,
-        )
-        yield Pipeline(context=context, reporter=self._reporter, notify=notifier.send)
+        executor = make_executor(layout.receipts / "child.json", sandbox)
+        with ExitStack() as stack:
+            caps = _caps(layout, options)
+            brain = brain_of(
+                layout,
+                request,
+                options,
+                self._settings,
+                reporter=self._reporter,
+                caps=caps,
+                ask=ask,
+                until_the_end=stack,
+            )
+            context = StageContext(
+                layout=layout,
+                path_id=None,
+                request=request,
+                overrides=overrides,
+                caps=caps,
+                brain=brain,
+                compute=BudgetedCompute(layout, executor, consent=consent),
+                memory=StageMemory(layout),
+                hub=self._settings.hub,
+                secrets=self._settings.secrets,
+                ask=ask,
+                report=self._reporter.progress,
+                now=lambda: datetime.now(UTC),
+                cwd=Path.cwd(),
+                with_session=options.with_session,
+            )
+            yield Pipeline(context=context, reporter=self._reporter, notify=notifier.send)
 
     def _asker(self, options: RunOptions) -> Callable[[tuple[Question, ...]], dict[str, str]] | None:
         return None if options.headless or options.yes else self._ask
@@ -387,6 +399,9 @@ def _edit(layout: RunLayout, name: str, changes: dict[str, object]) -> None:
 
 
 def _remove_empty(layout: RunLayout) -> None:
+    """Take away the folder of a run that came to nothing, unless there is anything in it but our own."""
     import shutil
 
-    shutil.rmtree(layout.root, ignore_errors=True)
+    ours = {layout.lock.name, layout.receipts.name, layout.scratch.name, layout.events.name}
+    if {entry.name for entry in layout.root.iterdir()} <= ours | {".lock-holder.json"}:
+        shutil.rmtree(layout.root, ignore_errors=True)

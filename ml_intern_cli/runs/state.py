@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ml_intern_cli.documents import layout as names
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.blocker import Blocker
 from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.plan import Plan
@@ -190,7 +191,8 @@ class RunState:
                     return Check(missing=f"{name} does not parse")
             if not name.endswith(".md"):
                 continue
-            if receipt is not None and receipt.outputs.get(name) == file_sha256(path):
+            is_bearable = path.stat().st_size <= leavings.MOST_RECORD_BYTES
+            if receipt is not None and is_bearable and receipt.outputs.get(name) == file_sha256(path):
                 continue
             as_written = False
             try:
@@ -212,7 +214,9 @@ class RunState:
 def _json_problem(path: Path, name: str) -> Problem | None:
     """What is wrong with a configuration that a person edited."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        json.loads(leavings.read_bytes(path.parent, path.name, may_link=True).decode("utf-8"))
+    except leavings.Refused as error:
+        return Problem(name, None, None, str(error.strerror))
     except json.JSONDecodeError as error:
         return Problem(name, error.lineno, None, f"is not JSON: {error.msg}")
     except UnicodeDecodeError:

@@ -175,7 +175,8 @@ class Compute(Protocol):
         should training have used that to the last second.
 
         Raises:
-            Blocked: nothing is left to spend.
+            Blocked: nothing is left to spend, or code that does not ship with this program would run without
+                a wall and nobody has allowed it.
         """
         ...
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import TRAIN_CONFIG, TRAIN_PY
 from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
@@ -114,12 +116,8 @@ def measure(
 
 
 def _read(folder: Path, plan: Plan, finished: Finished) -> Speed:
-    try:
-        answer = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        answer = {"results": []}
-    results = answer["results"]
-    if not results:
+    speed = _speed(leavings.read_object(folder, "calibration.json"))
+    if speed is None:
         why, better = how_it_crashed(finished.exit_code, tail_of(folder / "stderr")), "with more memory"
         if finished.out_of_time:
             why = f"two steps of the smallest batch were not done after {format_duration(finished.seconds)}"
@@ -129,16 +127,33 @@ def _read(folder: Path, plan: Plan, finished: Finished) -> Speed:
             why=why,
             ways_on=("use fewer parameters: --params", f"use a machine {better}, or one with a GPU"),
         )
-    return Speed(
-        timings=tuple(
+    return speed
+
+
+def _speed(answer: dict[str, Any]) -> Speed | None:
+    """What calibration.json says; ``None`` when it says nothing, or no such thing."""
+    try:
+        timings = tuple(
             Timing(
-                micro_batch=int(one["micro_batch"]),
+                micro_batch=int(_positive(one["micro_batch"])),
                 precision=Precision(one["precision"]),
-                tokens_per_s=float(one["tokens_per_s"]),
+                tokens_per_s=_positive(one["tokens_per_s"]),
             )
-            for one in results
-        ),
-        eval_tokens_per_s=float(answer["eval_tokens_per_s"]),
-        checkpoint_s=float(answer["checkpoint_s"]),
-        startup_s=float(answer["startup_s"]),
-    )
+            for one in answer["results"]
+        )
+        speed = Speed(
+            timings=timings,
+            eval_tokens_per_s=_positive(answer["eval_tokens_per_s"]),
+            checkpoint_s=_positive(answer["checkpoint_s"], or_zero=True),
+            startup_s=_positive(answer["startup_s"], or_zero=True),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return speed if timings else None
+
+
+def _positive(value: Any, *, or_zero: bool = False) -> float:
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not or_zero):
+        raise ValueError(value)
+    return number

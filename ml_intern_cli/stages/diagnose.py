@@ -31,7 +31,7 @@ from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import D, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.programs import tail_of
-from ml_intern_cli.stages.train import ENDED, last_checkpoint, read_json
+from ml_intern_cli.stages.train import ENDED, ending, last_checkpoint
 from ml_intern_cli.stages.workbench import unpromised_s
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evid
     verify = _optional(layout, Verify, path.id, VERIFY)
     if smoke is not None and not smoke.passed:
         failed_stage = "smoke"
-    elif read_json(layout.path(path.id, ENDED)).get("failed"):
+    elif ending(layout, path.id).get("failed"):
         failed_stage = "train"
     else:
         failed_stage = "verify"
@@ -98,7 +98,7 @@ def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evid
         smoke=smoke,
         verify=verify if failed_stage == "verify" else None,
         last=last_checkpoint(layout, path.id) or None,
-        exit_code=read_json(layout.path(path.id, ENDED)).get("exit_code"),
+        exit_code=ending(layout, path.id).get("exit_code"),
         stderr_tail=tail_of(layout.path(path.id, TRAIN_STDERR), lines=40),
         log_tail=tail_of(layout.path(path.id, "train.log"), lines=20),
         remaining_s=remaining_s,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.errors import InvalidInput, MlInternError
 from ml_intern_cli.stages.base import Progress, StageContext
@@ -60,15 +61,24 @@ def judge(
         reserved=reserved,
     )
     tail = tail_of(errors)
-    if not answer.is_file():
+    text = _answer(answer)
+    if text is None:
         if finished.exit_code == InvalidInput.exit_code:  # of the data, which no path is to blame for
-            *_, message, hint = ("", *tail.splitlines()[-2:])
+            *_, message, hint = ("", "", *tail.splitlines()[-2:])
             raise InvalidInput(message, hint=hint)
         return None, finished, tail
     try:
-        return kind.model_validate_json(answer.read_text(encoding="utf-8")), finished, tail
+        return kind.model_validate_json(text), finished, tail
     except ValueError as error:
         raise MlInternError(f"the judge's answer {answer} cannot be read: {error}") from error
+
+
+def _answer(file: Path) -> bytes | None:
+    """What the judge wrote; ``None`` when there is nothing, or something that it would not write."""
+    try:
+        return leavings.read_bytes(file.parent, file.name)
+    except OSError:
+        return None
 
 
 def _report(context: StageContext, action: str, errors: Path) -> None:

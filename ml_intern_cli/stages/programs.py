@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import RunLayout
 
 _TAIL_LINES = 12
 
 
 def tail_of(path: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a text file; empty when there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 16_384))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
+    """The last lines of a text file, fit to be printed; empty when there is none."""
+    return leavings.tail(path.parent, path.name, lines=lines)
 
 
 def heldout_shards(layout: RunLayout) -> tuple[Path, ...]:

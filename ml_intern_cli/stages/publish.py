@@ -7,6 +7,7 @@ in a fresh process; on the Hub, on what was downloaded again.
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 FOLDER = "published"
 _LOAD_TEST_S = 900.0
+_NAME = re.compile(r"ml-intern-[a-z0-9._-]+-\d{8}-\d{4}")
 
 
 def run(context: StageContext) -> StageResult:
@@ -55,7 +57,12 @@ def run(context: StageContext) -> StageResult:
         )
     if task.publish is PublishTarget.HUB:
         _ask_for_consent(context)
-    name = context.memory.recall("name") or f"ml-intern-{context.layout.slug}-{context.now():%Y%m%d-%H%M}"
+    recalled = context.memory.recall("name")
+    # What stands there may have come with the run from somebody else: it names a folder, and no other one.
+    is_ours = recalled is not None and _NAME.fullmatch(recalled)
+    name = (
+        recalled if recalled and is_ours else f"ml-intern-{context.layout.slug}-{context.now():%Y%m%d-%H%M}"
+    )
     context.memory.remember("name", name)
     bundle = context.layout.scratch / "bundle"
     manifest = context.layout.document(MANIFEST).read_text(encoding="utf-8")

@@ -6,9 +6,10 @@ Spends nothing.
 
 from __future__ import annotations
 
-import json
+import math
 from typing import Any
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.code import Code
 from ml_intern_cli.documents.experiments import Experiment, Experiments, PathStatus
 from ml_intern_cli.documents.layout import (
@@ -98,23 +99,13 @@ def _row(layout: RunLayout, path: PathPlan, experiment: Experiment) -> ResultRow
 
 def _steps(layout: RunLayout, path_id: str) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl that hold a training step."""
-    try:
-        lines = layout.path(path_id, METRICS).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("loss"), float):
-            rows.append(row)
-    return rows
+    rows = leavings.read_rows(layout.path(path_id), METRICS)
+    return [row for row in rows if isinstance(row.get("loss"), float)]
 
 
 def _median_rate(steps: list[dict[str, Any]]) -> float | None:
-    rates = sorted(row["tokens_per_s"] for row in steps if row.get("tokens_per_s"))
+    said = (row.get("tokens_per_s") for row in steps)
+    rates = sorted(rate for rate in said if isinstance(rate, int | float) and 0 < rate < math.inf)
     return round(rates[len(rates) // 2], 1) if rates else None
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import (
     BEST_CHECKPOINT,
     CONFIG,
@@ -43,6 +44,8 @@ ENDED = "ckpts/ended.json"
 _LEAST_S = 10.0  # a training that was interrupted with its slice used up has to start in order to close
 LOGS = ("train.log", TRAIN_STDERR, "eval.log", "gen_samples.log", METRICS)
 _TIME_LIMIT = "time limit"  # the reason in ckpts/last.json when the slice is spent
+_MOST_REASON = 500  # characters of what a program gives as its reason
+_MOST_COUNTED = 1 << 62  # steps or tokens; a float holds as many
 _BY_WATCHDOG = "by the watchdog"  # the program would not close by itself; its last checkpoint counts
 
 
@@ -92,24 +95,38 @@ def _announces(context: StageContext) -> tuple[str, str] | None:
 
 def last_checkpoint(layout: RunLayout, path_id: str) -> dict[str, Any]:
     """ckpts/last.json; empty when there is none or it cannot be read."""
-    return read_json(layout.path(path_id, LAST_CHECKPOINT))
+    last = leavings.read_object(layout.path(path_id), LAST_CHECKPOINT)
+    if not last:
+        return {}
+    reason = last.get("reason")
+    return last | {
+        "step": _whole(last.get("step")),
+        "tokens": _whole(last.get("tokens")),
+        "elapsed_s": max(0.0, _finite(last.get("elapsed_s")) or 0.0),
+        "reason": None if reason is None else leavings.printable(str(reason))[:_MOST_REASON],
+    }
 
 
 def early_stop(layout: RunLayout, path_id: str) -> str | None:
     """Why training ended before its last step; ``None`` when it did not, or when it failed."""
-    last, ended = last_checkpoint(layout, path_id), read_json(layout.path(path_id, ENDED))
+    last, ended = last_checkpoint(layout, path_id), ending(layout, path_id)
     if last.get("status") == "stopped":
         return str(last.get("reason"))
     return _BY_WATCHDOG if last.get("status") == "running" and ended and not ended.get("failed") else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that a program of the path wrote; empty when there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def ending(layout: RunLayout, path_id: str) -> dict[str, Any]:
+    """ckpts/ended.json; empty when there is none or it cannot be read."""
+    return leavings.read_object(layout.path(path_id), ENDED)
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value <= _MOST_COUNTED else 0
+
+
+def _finite(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and -_MOST_COUNTED < value < _MOST_COUNTED
+    return float(value) if is_number else None  # NaN is not between them either
 
 
 class _Watch:
@@ -129,7 +146,8 @@ class _Watch:
             return
         self.loss = row["loss"]
         left = self._path.steps - row["step"]
-        rate = row.get("tokens_per_s") or self._path.measured_tokens_per_s
+        tokens_per_s = _finite(row.get("tokens_per_s"))
+        rate = tokens_per_s if tokens_per_s and tokens_per_s > 0 else self._path.measured_tokens_per_s
         self._context.report(
             Progress(
                 stage="train",
@@ -138,7 +156,7 @@ class _Watch:
                 done=row["step"],
                 total=self._path.steps,
                 loss=row["loss"],
-                tokens_per_s=row.get("tokens_per_s"),
+                tokens_per_s=tokens_per_s,
                 left_s=left * self._plan.tokens_per_step(self._path) / rate,
                 budget_left_s=max(0.0, self._context.compute.remaining_s()),
             )
@@ -147,11 +165,8 @@ class _Watch:
 
 def _last_step(metrics: Path) -> dict[str, Any] | None:
     for line in reversed(tail_of(metrics, lines=20).splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the line being written now
-        if isinstance(row, dict) and isinstance(row.get("loss"), float):
+        row = leavings.parse_object(line)  # None: the line being written now
+        if row and isinstance(row.get("loss"), float) and _whole(row.get("step")) == row.get("step"):
             return row
     return None
 
@@ -193,7 +208,7 @@ def _is_over(last: dict[str, Any]) -> bool:
 def _check(layout: RunLayout, path_id: str | None) -> Check:
     assert path_id is not None  # noqa: S101, a stage per path
     last = last_checkpoint(layout, path_id)
-    ended = read_json(layout.path(path_id, ENDED))
+    ended = ending(layout, path_id)
     if ended.get("failed"):
         return Check(failed=str(ended["failed"]))
     if (_is_over(last) or ended) and layout.path(path_id, BEST_CHECKPOINT).is_file():

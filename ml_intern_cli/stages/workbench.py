@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.code import Code
 from ml_intern_cli.documents.layout import (
     CODE,
@@ -79,8 +80,8 @@ class PathBench:
         )
         if self._path.retry_of is None or not is_carried:
             return start
-        before = {name: self._context.layout.path(self._path.retry_of, name) for name in _PROGRAMS}
-        kept = {name: file.read_text(encoding="utf-8") for name, file in before.items() if file.is_file()}
+        before = self._context.layout.path(self._path.retry_of)
+        kept = {name: leavings.read_text(before, name) for name in _PROGRAMS if (before / name).is_file()}
         return start | kept | {TRAIN_CONFIG: start[TRAIN_CONFIG]}
 
     @cached_property
@@ -96,7 +97,7 @@ class PathBench:
         fix = self.postmortem.fix if self.postmortem else None
         if (code.variant, code.approach, code.fix) != (path.variant, path.approach, fix):
             return None
-        texts = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+        texts = {name: leavings.read_text(layout.path(path.id), name) for name in files}
         return Implementation(files=texts | {TRAIN_CONFIG: self.start[TRAIN_CONFIG]}, code=code)
 
     def run(self, argv: tuple[str, ...], *, limit_s: float) -> Ran:
@@ -123,7 +124,7 @@ class PathBench:
                 exit_code=finished.exit_code,
                 seconds=finished.seconds,
                 out_of_time=finished.out_of_time,
-                output=_end_of(printed),
+                output=leavings.read_end(printed.parent, printed.name, most_bytes=_MOST_OUTPUT),
             )
 
     def smoke(self) -> Smoke:
@@ -152,12 +153,3 @@ def unpromised_s(context: StageContext, plan: Plan) -> float:
             continue
         promised += other.judging_s + (0.0 if (folder / LAST_CHECKPOINT).is_file() else other.slice_s)
     return context.compute.remaining_s() - promised
-
-
-def _end_of(printed: Path) -> str:
-    """What a program printed; of endless output the end."""
-    if not printed.is_file():
-        return ""
-    with printed.open("rb") as file:
-        file.seek(max(0, printed.stat().st_size - _MOST_OUTPUT))
-        return file.read().decode("utf-8", errors="replace")

@@ -58,10 +58,25 @@ def test_an_edited_model_makes_smoke_and_what_follows_stale_and_is_kept(run: Pat
     found = states(_status(run))
     assert found["implement a"] == "done"
     assert {found["smoke a"], found["train a"], found["verify a"]} == {"stale"}
-    answer = ml_intern("run", SLUG, "--until", "smoke", runs_dir=run.parent)
+    answer = ml_intern("run", SLUG, "--until", "smoke", "--allow-unsandboxed", runs_dir=run.parent)
     assert answer.code == 0, answer.err
     assert model.read_text().endswith("# by hand\n")
     assert states(_status(run))["smoke a"] == "done"
+
+
+def test_without_a_wall_an_edited_model_runs_only_when_that_was_allowed(run: Path) -> None:
+    model = run / "path-a" / "model.py"
+    model.write_text(model.read_text() + "\n# by hand\n")
+    command = ("run", SLUG, "--until", "smoke", "--wall", "none")
+    answer = ml_intern(*command, runs_dir=run.parent)
+    assert answer.code == 3, answer.err
+    assert "path-a/model.py is not one of the shipped programs" in (run / "BLOCKER.md").read_text()
+    assert "--allow-unsandboxed" in answer.out
+    assert ml_intern(*command, "--allow-unsandboxed", runs_dir=run.parent).code == 0
+    assert not (run / "BLOCKER.md").exists()
+    assert ml_intern("smoke", SLUG, "--wall", "none", runs_dir=run.parent).code == 0  # remembered
+    model.write_text(model.read_text() + "\n# again\n")
+    assert ml_intern("smoke", SLUG, "--wall", "none", runs_dir=run.parent).code == 3
 
 
 def test_an_edited_model_survives_a_changed_plan(run: Path) -> None:
@@ -199,7 +214,7 @@ def test_an_earlier_winner_does_not_outlive_a_failed_training(good_run: Path, ru
         r"^( +)loss, grad_norm, learning_rate = self\.attempt_step\(\)$",
         r'\1raise ValueError("by hand")',
     )
-    answer = ml_intern("run", SLUG, "--max-retries", "0", runs_dir=runs_dir)
+    answer = ml_intern("run", SLUG, "--max-retries", "0", "--allow-unsandboxed", runs_dir=runs_dir)
     assert answer.code == 4, answer.err
     assert "- winner: —" in (run / "RESULTS.md").read_text()
     assert states(_status(run))["publish"] == "skipped"

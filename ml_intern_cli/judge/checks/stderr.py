@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.verify import Judgement
 from ml_intern_cli.judge.artifact import Artifact
 from ml_intern_cli.judge.checks.criterion import Criterion, failure, judgement
@@ -28,7 +29,9 @@ _MOST_LISTED = 20
 def judge_stderr(artifact: Artifact) -> tuple[tuple[str, ...], Judgement]:
     """The findings, one line each, and the verdict on them."""
     try:
-        text = (artifact.directory / "train.stderr").read_text(encoding="utf-8", errors="replace")
+        text = leavings.read_text(artifact.directory, "train.stderr", errors="replace")
+    except leavings.Refused as error:
+        return (), failure(f"train.stderr {error.strerror}: nothing shows how the training went")
     except OSError:
         return (), failure("train.stderr is missing: nothing shows how the training went")
     lines = Counter(line.strip()[:300] for line in text.splitlines() if _ALARMING.search(line))

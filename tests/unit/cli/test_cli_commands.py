@@ -26,6 +26,7 @@ def test_run_passes_every_option_on(runs):
         *("--dataset", "d", "--dataset-column", "c", "--params", "2.5M", "--seq-len", "1k"),
         *("--time-budget", "1h30m", "--token-budget", "5M", "--max-paths", "3", "--max-retries", "0"),
         *("--max-usd", "1.5", "--publish", "folder", "--seed", "7", "--headless", "--yes"),
+        *("--wall", "docker", "--docker-image", "an-image", "--allow-unsandboxed"),
     ]
     assert main(["run", "task", *arguments]) == 0
     assert runs.calls == [
@@ -50,9 +51,24 @@ def test_run_passes_every_option_on(runs):
                 seed=7,
                 headless=True,
                 yes=True,
+                wall="docker",
+                docker_image="an-image",
+                allow_unsandboxed=True,
             ),
         )
     ]
+
+
+@pytest.mark.parametrize("stage", ["plan", "implement", "smoke", "train", "verify", "publish"])
+def test_every_stage_that_runs_code_takes_the_options_of_walls(runs, stage):
+    assert main([stage, SLUG, "--wall", "none", "--allow-unsandboxed"]) == 0
+    options = runs.calls[0][3]
+    assert (options.wall, options.docker_image, options.allow_unsandboxed) == ("none", None, True)
+
+
+def test_a_wall_that_there_is_not_is_a_usage_error(runs):
+    assert main(["run", "task", "--wall", "moat"]) == 2
+    assert runs.calls == []
 
 
 def test_without_options_nothing_is_given_and_no_terminal_means_headless(runs):

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from ml_intern_cli.__main__ import main
+from ml_intern_cli.executors import docker, walls
+from tests.unit.executors.containers import use_stand_in
 
 
 @pytest.fixture
@@ -130,3 +132,36 @@ def test_the_shell_completes(typed, offered, monkeypatch, tmp_path):
         [sys.executable, "-m", "ml_intern_cli"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.stdout.split() == [offered]
+
+
+def _walls(capsys, *arguments):
+    code = main(["doctor", "--json", *arguments])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    return code, {check["name"]: check for check in checks if check["group"] == "walls"}
+
+
+def test_doctor_says_which_wall_stands_and_which_is_chosen(monkeypatch, capsys):
+    monkeypatch.setattr(walls, "standing_wall", lambda: walls.Wall.BUBBLEWRAP)
+    assert _walls(capsys)[1]["bubblewrap"]["value"] == "stands"
+    code, found = _walls(capsys, "--wall", "none")
+    assert (code, found["none"]["value"]) == (0, "no wall is used")
+    assert "none was chosen" in found["bubblewrap"]["enables"]
+    monkeypatch.setattr(walls, "standing_wall", lambda: walls.Wall.NONE)
+    code, found = _walls(capsys)
+    assert (code, found["none"]["enables"]) == (0, "code that is not shipped is asked about first")
+    code, found = _walls(capsys, "--wall", "bubblewrap")
+    assert (code, found["bubblewrap"]["finding"]) == (1, "broken")
+
+
+def test_doctor_asks_docker_only_when_it_is_chosen(tmp_path, monkeypatch, capsys):
+    image = use_stand_in(tmp_path / "bin", monkeypatch)
+    assert "docker" not in _walls(capsys)[1]
+    assert not (tmp_path / "bin" / "state").exists()
+    code, found = _walls(capsys, "--wall", "docker", "--docker-image", image)
+    assert (code, found["docker"]["value"]) == (
+        0,
+        "0-stand-in answers, stand-in is there, without a GPU",
+    )
+    code, found = _walls(capsys, "--wall", "docker", "--docker-image", "ghost")
+    assert (code, found["docker"]["finding"]) == (1, "broken")
+    docker.daemon.cache_clear()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -221,3 +222,35 @@ def test_what_was_said_to_language_models_is_published_only_when_asked_for_and_s
     assert "use" in published
     assert "hf_a1" not in published
     assert "s3cr3tword" not in published
+
+
+@pytest.mark.parametrize(
+    "name", ["train.log", "model.py", "metrics.jsonl", "SMOKE.md", "DEBUG.md", "ckpts/best.json", "ckpts"]
+)
+def test_nothing_is_published_that_a_link_of_the_path_leads_to(finished, run_dir, name):
+    """A program could have put it there, and what it leads to is the user's."""
+    place = run_dir / "path-a" / name
+    outside = run_dir.parent / "outside"
+    if place.exists():
+        place.rename(outside)
+    else:
+        outside.write_text("the user's")
+    place.symlink_to(outside)
+    with pytest.raises(MlInternError, match="is a link or a pipe"):
+        build(finished, run_dir)
+    assert not (run_dir / ".scratch" / "bundle").exists()
+
+
+def test_the_weights_are_no_link_either(finished, run_dir):
+    weights = run_dir / "path-a" / "ckpts" / "step-00000020" / "model.safetensors"
+    weights.rename(run_dir.parent / "outside")
+    weights.symlink_to(run_dir.parent / "outside")
+    with pytest.raises(MlInternError, match=r"step-00000020/model\.safetensors is a link"):
+        build(finished, run_dir)
+
+
+def test_a_pipe_does_not_hold_up_the_publication(finished, run_dir):
+    (run_dir / "path-a" / "eval.log").unlink()
+    os.mkfifo(run_dir / "path-a" / "eval.log")
+    with pytest.raises(MlInternError, match=r"eval\.log is no plain file"):
+        build(finished, run_dir)

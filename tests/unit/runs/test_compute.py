@@ -13,6 +13,7 @@ from ml_intern_cli.documents.registry import load
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.executors.process import LocalExecutor
 from ml_intern_cli.runs.compute import BudgetedCompute
+from ml_intern_cli.runs.consent import Consent
 from ml_intern_cli.runs.events import record, spent_s
 
 
@@ -20,7 +21,9 @@ def _compute(root: Path, *, cap_s: float, used_min: float = 0.0) -> BudgetedComp
     layout = RunLayout(root)
     budget = Budget(compute_cap=cap_s / 3600, scale_ceiling=1_000_000, gpu_min_used=used_min)
     layout.document("BUDGET.md").write_text(render(budget))
-    return BudgetedCompute(layout, LocalExecutor(root / "child.json"))
+    # What runs here is no program of a path; whether it may is not what is tested.
+    consent = Consent(layout, standing=True)
+    return BudgetedCompute(layout, LocalExecutor(root / "child.json"), consent=consent)
 
 
 def _sleep(compute: BudgetedCompute, root: Path, seconds: float, *, limit_s: float = 60.0) -> float:
