@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,8 @@ class Surroundings:
     """What a brain is given of the world.
 
     Attributes:
-        lookups: Makes the tools of research; nothing where there is no network.
+        lookups: Makes the tools of research, none where there is to be no network, and what tells what they
+            could not reach.
         further: Makes the user's own tools.
         tell: Gets the stage and one line on what is being done.
         note: Tells the user something that belongs to no stage.
@@ -56,7 +57,7 @@ class Surroundings:
     hub: HubAccess
     session: Session
     purse: Purse
-    lookups: Callable[[], tuple[Tool, ...]]
+    lookups: Callable[[], tuple[tuple[Tool, ...], Callable[[], Sequence[str]]]]
     further: Callable[[], tuple[Tool, ...]]
     tell: Callable[[str, str], None]
     note: Callable[[str], None]
@@ -90,7 +91,7 @@ def choose_brain(wishes: Wishes, surroundings: Surroundings) -> Brain:
         )
         for one in (model, cheap)
     )
-    lookups, further = surroundings.lookups(), surroundings.further()
+    (lookups, missed), further = surroundings.lookups(), surroundings.further()
     if name.startswith(REPLAY):
         lookups, further = _recorded(model, lookups), _recorded(model, further)
     return LanguageModelBrain(
@@ -99,6 +100,7 @@ def choose_brain(wishes: Wishes, surroundings: Surroundings) -> Brain:
         researcher=researcher,
         rules=rules,
         lookups=lookups,
+        missed=missed,
         why_no_lookups="papers, pages and repositories: HF_HUB_OFFLINE is set",
         further=further,
         falls_back=wishes.falls_back,

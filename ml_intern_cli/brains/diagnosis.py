@@ -22,6 +22,7 @@ from ml_intern_cli.brains.protocol import Diagnosis, Evidence
 from ml_intern_cli.documents.model import Scalar, Verdict
 from ml_intern_cli.documents.plan import PathPlan
 from ml_intern_cli.documents.verify import Judgement, Verify
+from ml_intern_cli.frames import without_explanations
 from ml_intern_cli.quantities import format_count, format_duration
 
 Changes = dict[str, Scalar]
@@ -264,12 +265,14 @@ def _reason(evidence: Evidence) -> str:
     last = evidence.last or {}
     if last.get("status") == "failed":
         return str(last.get("reason") or "")
-    failures = [line for line in evidence.stderr_tail.splitlines() if line.startswith(_FAILED)]
+    failures = [
+        line for line in without_explanations(evidence.stderr_tail).splitlines() if line.startswith(_FAILED)
+    ]
     return failures[-1].removeprefix(_FAILED) if failures else ""
 
 
 def _last_line(evidence: Evidence) -> str:
-    lines = [line for line in evidence.stderr_tail.splitlines() if line.strip()]
+    lines = [line for line in without_explanations(evidence.stderr_tail).splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
 
 

@@ -80,7 +80,7 @@ def _is_recognised(argv: tuple[str, ...]) -> bool:
     """Whether the command runs files, and nothing that stands on the command line itself."""
     if len(argv) < 2 or argv[0] != sys.executable:
         return False
-    is_module = argv[1] == "-m" and len(argv) > 2 and argv[2].startswith(_OURS)
+    is_module = argv[1] == "-m" and len(argv) > 2 and argv[2].startswith(_OURS) and "-c" not in argv
     return is_module or (not argv[1].startswith("-") and argv[1].endswith(".py"))
 
 

@@ -10,14 +10,15 @@ import dataclasses
 import importlib.util
 import json
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.documents import leavings
+from ml_intern_cli.frames import explain
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SEQ_LEN = 128
 """Tokens per window where the path has no train_config.json that says otherwise."""
+
+_LONGEST_PLACE = 500  # characters of a failing line with its tensors
 
 
 class Unusable(Exception):
@@ -112,17 +115,26 @@ class Artifact:
             raise Unusable(f"{doing} raised {self.describe(error)}") from error
 
     def describe(self, error: BaseException) -> str:
-        """``ValueError: message (model.py:41)``, the line being the last one in the path's own code."""
+        """``ValueError: message (model.py:41 in Block.forward: y = x @ w; x (2, 8, 64) float32, …)``.
+
+        The line is the last one in the path's own code, with the tensors in it.
+        """
         text = " ".join(str(error).split())
         if len(text) > 300:
             text = f"{text[:300]}…"
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if Path(frame.filename).parent == self.directory
-        ]
-        place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-        return f"{type(error).__name__}: {text}{place}"
+        place = _failing_line(explain(error, root=self.directory))
+        return f"{type(error).__name__}: {text}" + (f" ({place})" if place else "")
+
+
+def _failing_line(explanation: str) -> str:
+    """The innermost frame of an explanation in one line; empty when no code of the path was running."""
+    _, *lines = explanation.splitlines()
+    if not lines or not lines[0].startswith("  "):
+        return ""
+    tensors = takewhile(lambda line: line.startswith("      "), lines[1:])
+    shapes = ", ".join(" ".join(line.split()) for line in tensors)
+    line = " ".join(lines[0].split())
+    return (f"{line}; {shapes}" if shapes else line)[:_LONGEST_PLACE]
 
 
 def _field_names(config_class: Any) -> set[str]:

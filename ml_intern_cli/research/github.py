@@ -14,6 +14,7 @@ from ml_intern_cli.research.failures import Unusable
 from ml_intern_cli.research.fetch import Fetcher
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.{1,2}$)[\w.-]{1,100}", re.ASCII)
+_KINDS = frozenset({"dir", "symlink", "submodule"})
 _JSON = "application/vnd.github+json"
 _MATCHES = "application/vnd.github.text-match+json"
 
@@ -170,8 +171,8 @@ def _items(answer: Any) -> list[dict[str, Any]]:
 
 def _decoded(answer: Any, *, what: str) -> str:
     if not isinstance(answer, dict) or answer.get("type") != "file":
-        kind = answer.get("type") if isinstance(answer, dict) else "answer"
-        raise Unusable(f"{what}: a {kind}, which cannot be read")
+        kind = answer.get("type") if isinstance(answer, dict) else None
+        raise Unusable(f"{what}: {kind if kind in _KINDS else 'something'} that cannot be read")
     if answer.get("encoding") != "base64":  # what is over 1 MB comes without content
         raise Unusable(f"{what}: {int(answer.get('size') or 0):,} bytes, too large to read")
     try:

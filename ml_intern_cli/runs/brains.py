@@ -156,22 +156,20 @@ def _max_usd(caps: Caps, request: str) -> float:
     return _DEFAULT_MAX_USD if said is None else said
 
 
-def _lookups(settings: Surroundings) -> tuple[Tool, ...]:
-    """The tools of research; none where the user wants no network."""
+def _lookups(settings: Surroundings) -> tuple[tuple[Tool, ...], Callable[[], list[str]]]:
+    """The tools of research, none where the user wants no network; and what tells what they did not reach."""
     if settings.hub.offline:
-        return ()
+        return (), list
     from ml_intern_cli.brains.tools.lookup import lookup_tools
     from ml_intern_cli.research.library import Library
 
-    return lookup_tools(
-        Library(
-            hub=settings.hub,
-            github_token=settings.github_token,
-            s2_api_key=settings.s2_api_key,
-            secrets=settings.secrets,
-            offline=settings.hub.offline,
-        )
+    library = Library(
+        hub=settings.hub,
+        github_token=settings.github_token,
+        s2_api_key=settings.s2_api_key,
+        secrets=settings.secrets,
     )
+    return lookup_tools(library), lambda: library.missed
 
 
 def _mcp_tools(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import CRASH_LINES, explained, how_it_crashed, tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -99,7 +98,7 @@ def measure(
         (folder / name).write_text(text, encoding="utf-8")
     sizes = micro_batches(plan.seq_len, path.micro_batch * path.accumulation)
     argv = (
-        sys.executable, TRAIN_PY, "--calibrate", "calibration.json", "--seconds", f"{seconds:.1f}",
+        *explained(TRAIN_PY), "--calibrate", "calibration.json", "--seconds", f"{seconds:.1f}",
         "--micro-batches", ",".join(map(str, sizes)), "--precisions", "fp32,bf16",
     )  # fmt: skip
     finished = context.compute.run(
@@ -118,7 +117,10 @@ def measure(
 def _read(folder: Path, plan: Plan, finished: Finished) -> Speed:
     speed = _speed(leavings.read_object(folder, "calibration.json"))
     if speed is None:
-        why, better = how_it_crashed(finished.exit_code, tail_of(folder / "stderr")), "with more memory"
+        why, better = (
+            how_it_crashed(finished.exit_code, tail_of(folder / "stderr", lines=CRASH_LINES)),
+            "with more memory",
+        )
         if finished.out_of_time:
             why = f"two steps of the smallest batch were not done after {format_duration(finished.seconds)}"
             better = "that is faster"

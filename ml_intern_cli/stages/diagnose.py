@@ -99,7 +99,7 @@ def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evid
         verify=verify if failed_stage == "verify" else None,
         last=last_checkpoint(layout, path.id) or None,
         exit_code=ending(layout, path.id).get("exit_code"),
-        stderr_tail=tail_of(layout.path(path.id, TRAIN_STDERR), lines=40),
+        stderr_tail=tail_of(layout.path(path.id, TRAIN_STDERR), lines=80),
         log_tail=tail_of(layout.path(path.id, "train.log"), lines=20),
         remaining_s=remaining_s,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import RunLayout
+from ml_intern_cli.frames import explanation_in, without_explanations
 
 _TAIL_LINES = 12
+_SHOWN_LINES = 12
+CRASH_LINES = 120  # of a log, which hold its last traceback and what explains it
 
 
 def tail_of(path: Path, lines: int = _TAIL_LINES) -> str:
@@ -20,9 +24,20 @@ def heldout_shards(layout: RunLayout) -> tuple[Path, ...]:
     return tuple(sorted(layout.data.glob("heldout-*.bin")))
 
 
-def how_it_crashed(exit_code: int, tail: str) -> str:
+def explained(program: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs a program so that its crash is explained with the shapes in the failing lines."""
+    return (sys.executable, "-m", "ml_intern_cli.frames", program, *arguments)
+
+
+def how_it_crashed(exit_code: int, log: str) -> str:
     """One line about a program that failed without saying why in a file."""
     if exit_code < 0:
         return f"killed by signal {-exit_code}"
-    last = tail.splitlines()[-1] if tail else "nothing on stderr"
-    return f"exit code {exit_code}: {last}"
+    last = [line for line in without_explanations(log).splitlines() if line.strip()][-1:]
+    return f"exit code {exit_code}: {last[0] if last else 'nothing on stderr'}"
+
+
+def crash_details(log: str) -> tuple[str, ...]:
+    """What to show of a crash: the failing lines with their shapes, else the end of what it printed."""
+    explanation = explanation_in(log).splitlines()[:_SHOWN_LINES]
+    return tuple(explanation or log.splitlines()[-3:])

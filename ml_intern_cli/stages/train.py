@@ -7,7 +7,6 @@ to the path's compute slice, and stops there.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,14 @@ from ml_intern_cli.stages.base import (
     StageContext,
     StageResult,
 )
-from ml_intern_cli.stages.programs import heldout_shards, how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import (
+    CRASH_LINES,
+    crash_details,
+    explained,
+    heldout_shards,
+    how_it_crashed,
+    tail_of,
+)
 
 ENDED = "ckpts/ended.json"
 _LEAST_S = 10.0  # a training that was interrupted with its slice used up has to start in order to close
@@ -57,7 +63,7 @@ def run(context: StageContext) -> StageResult:
     before = last_checkpoint(context.layout, path.id)
     watch = _Watch(context, plan, path, folder / METRICS)
     finished = context.compute.run(
-        (sys.executable, TRAIN_PY),
+        explained(TRAIN_PY),
         what="training",
         cwd=folder,
         limit_s=max(_LEAST_S, path.slice_s - float(before.get("elapsed_s", 0.0))),
@@ -173,14 +179,14 @@ def _last_step(metrics: Path) -> dict[str, Any] | None:
 
 def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], exit_code: int) -> StageResult:
     """A failed path; its cause is in ckpts/last.json, or only in how the program ended."""
-    tail = tail_of(context.layout.path(path.id, TRAIN_STDERR))
+    tail = tail_of(context.layout.path(path.id, TRAIN_STDERR), lines=CRASH_LINES)
     _raise_if_disk_full(context, tail)
     reason = str(last.get("reason")) if last.get("status") == "failed" else how_it_crashed(exit_code, tail)
     return StageResult(
         outcome=Outcome.FAILED,
         summary=f"failed at step {last.get('step', 0)}: {reason}",
         files=_ended(path.id, reason=reason, exit_code=exit_code),
-        details=(*tail.splitlines()[-3:], f"{path_folder(path.id)}/{TRAIN_STDERR}"),
+        details=(*crash_details(tail), f"{path_folder(path.id)}/{TRAIN_STDERR}"),
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {reason}"),),
     )
 

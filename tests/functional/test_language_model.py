@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +13,12 @@ import pytest
 from ml_intern_cli.documents.budget import Budget
 from ml_intern_cli.documents.postmortem import Postmortem
 from ml_intern_cli.documents.registry import load
+from ml_intern_cli.documents.research import Research
 from ml_intern_cli.documents.results import Results
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Task
-from tests.loopback_models import LoopbackModels
+from ml_intern_cli.runs.files import read_rows
+from tests.loopback_models import LoopbackModels, Status
 from tests.scripted_brain import SENTENCE, SLUG, Author
 from tests.small_runs import Answer, ml_intern
 
@@ -115,3 +120,85 @@ def test_a_planted_leak_is_caught_mended_and_the_run_ends_verified(
     status = ml_intern("status", SLUG, runs_dir=runs_dir)
     assert "implement a2" in status.out
     assert f"${budget.usd_used:.2f} of $5" in status.out
+
+
+def test_the_same_author_behind_chat_completions_gets_there_too(
+    service: LoopbackModels, config: Path, runs_dir: Path
+) -> None:
+    answer = run("openai", service, config, runs_dir, tokens="600k")
+    assert answer.code == 0, answer.err
+    research = load(runs_dir / SLUG / "RESEARCH.md")
+    assert isinstance(research, Research)
+    assert "arxiv.org: no network" in research.not_reached
+    stages = [use.stage for use in _budget(runs_dir).model_use]
+    assert stages == ["restate", "research", "plan", "implement a", "diagnose a", "implement a2"]
+
+
+def test_killed_again_and_again_it_asks_nothing_twice_that_was_answered(
+    service: LoopbackModels, config: Path, runs_dir: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "ml_intern_cli", "run", f"{SENTENCE}, tokens 600k", *ARGUMENTS),
+        *("--brain", "anthropic", "--until", "implement", "--runs-dir", str(runs_dir)),
+    ]
+    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", **environment("anthropic", service, config)}
+    kills = 0
+    for patience_s in (2.0, 2.5, 3.0, 4.0, 6.0, 9.0, 14.0, 240.0):
+        process = subprocess.Popen(
+            command,
+            env=surroundings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(patience_s)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert process.returncode == 0
+    assert kills >= 2
+    told = [row for row in read_rows(runs_dir / SLUG / "session.jsonl") if row["type"] == "assistant"]
+    assert len(told) == len({row["message"]["id"] for row in told}) == 6  # restate, plan, four of implement
+    assert len(service.requests) - len(told) <= kills  # a reply on its way when the process died
+    counted = [one.tokens for one in service.requests if one.tokens]
+    assert sum(use.tokens_out for use in _budget(runs_dir).model_use) >= sum(one.output for one in counted)
+
+
+def test_a_recorded_session_plays_the_run_again_without_a_key(
+    service: LoopbackModels, config: Path, runs_dir: Path
+) -> None:
+    until = ("--until", "implement")
+    first = run("anthropic", service, config, runs_dir, *until, tokens="600k")
+    assert first.code == 0, first.err
+    arguments = [one for one in ARGUMENTS if one not in {"--model", "scripted"}]
+    brain = ("--brain", f"replay:{runs_dir / SLUG / 'session.jsonl'}")
+    other_dir = runs_dir.with_name("again")
+    again = ml_intern("run", f"{SENTENCE}, tokens 600k", *arguments, *until, *brain, runs_dir=other_dir)
+    assert again.code == 0, again.err
+    for name in ("path-a/model.py", "path-a/config.json", "path-a/CODE.md"):
+        assert (other_dir / SLUG / name).read_bytes() == (runs_dir / SLUG / name).read_bytes()
+    assert _budget(other_dir).usd_used == 0
+
+
+def test_without_its_service_a_run_stops_resumable_or_falls_back_where_that_is_honest(
+    config: Path, runs_dir: Path
+) -> None:
+    with LoopbackModels(lambda _: Status(401)) as refusing:
+        asked = ("run", SENTENCE, *ARGUMENTS, "--brain", "anthropic")
+        surroundings = environment("anthropic", refusing, config)
+        answer = ml_intern(*asked, runs_dir=runs_dir, env=surroundings)
+        assert answer.code == 3
+        assert "could not be asked" in answer.out
+        assert "--brain blueprint" in (runs_dir / SLUG / "BLOCKER.md").read_text()
+        fallen = ml_intern(*asked, "--fall-back", runs_dir=runs_dir, env=surroundings)
+        assert fallen.code == 3  # no blueprint is a decoder with averages, and none is passed off as one
+        assert "without a language model only blueprints can be built" in fallen.out + fallen.err
+
+
+def _budget(runs_dir: Path) -> Budget:
+    budget = load(runs_dir / SLUG / "BUDGET.md")
+    assert isinstance(budget, Budget)
+    return budget

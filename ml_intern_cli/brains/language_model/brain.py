@@ -7,7 +7,7 @@ something new, how to build it, and what to change in code that failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +49,7 @@ class LanguageModelBrain:
         researcher: Who reads and looks things up; a cheaper model will do.
         rules: The offline brain.
         lookups: Tools of research; empty where there is no network.
+        missed: What these could not reach, a line each.
         why_no_lookups: What is then said in RESEARCH.md.
         further: The user's own tools (MCP), for research and writing.
         falls_back: When the model's service fails for good, go on with the rules.
@@ -61,6 +62,7 @@ class LanguageModelBrain:
     researcher: Agent
     rules: BlueprintBrain
     lookups: tuple[Tool, ...]
+    missed: Callable[[], Sequence[str]]
     why_no_lookups: str
     further: tuple[Tool, ...]
     falls_back: bool
@@ -95,7 +97,9 @@ class LanguageModelBrain:
         if not self.lookups:
             return known.model_copy(update={"not_reached": (*known.not_reached, self.why_no_lookups)})
         return self._ask(
-            lambda: research_with(self.researcher, task, known, (*self.lookups, *self.further)),
+            lambda: research_with(
+                self.researcher, task, known, (*self.lookups, *self.further), missed=self.missed
+            ),
             instead=lambda: known,
         )
 

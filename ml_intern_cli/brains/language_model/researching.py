@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ml_intern_cli.brains.agent.loop import Agent, Finish, Job
 from ml_intern_cli.brains.agent.session import Step
@@ -21,7 +21,14 @@ class Found(Arguments):
     not_reached: tuple[str, ...] = ()
 
 
-def research_with(agent: Agent, task: Task, known: Research, tools: tuple[Tool, ...]) -> Research:
+def research_with(
+    agent: Agent,
+    task: Task,
+    known: Research,
+    tools: tuple[Tool, ...],
+    *,
+    missed: Callable[[], Sequence[str]],
+) -> Research:
     """What was found, before what is known of the blueprint.
 
     Args:
@@ -29,6 +36,7 @@ def research_with(agent: Agent, task: Task, known: Research, tools: tuple[Tool, 
         task: What is to be built.
         known: Of the blueprint that it starts from.
         tools: To look things up with; none of them spends or publishes.
+        missed: What they could not reach, a line each.
     """
 
     def accept(given: Found, steps: Sequence[Step]) -> Research:
@@ -41,7 +49,7 @@ def research_with(agent: Agent, task: Task, known: Research, tools: tuple[Tool, 
             update={
                 "question": f"How is {task.architecture} built, and how is a small one trained?",
                 "findings": (*given.findings, *known.findings),
-                "not_reached": given.not_reached,
+                "not_reached": tuple(dict.fromkeys((*given.not_reached, *missed()))),
             }
         )
 

@@ -47,7 +47,8 @@ def running_tools(bench: Workbench, outputs: Outputs) -> tuple[Tool, ...]:
             program: tuple[str, ...] = (given.file,)
         else:
             program = ("-c", given.code or "")
-        ran = bench.run((sys.executable, "-u", *program, *given.arguments), limit_s=given.seconds)
+        argv = (sys.executable, "-u", "-m", "ml_intern_cli.frames", *program, *given.arguments)
+        ran = bench.run(argv, limit_s=given.seconds)
         return outputs.bounded(f"{_ending(ran)}\n{ran.output}", name="run")
 
     def smoke(_: Nothing) -> str:

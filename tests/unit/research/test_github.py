@@ -113,8 +113,8 @@ def test_what_is_no_repository_is_refused(repo: str, library: Library, site: Sit
     [
         (file_answer(b"", encoding="none", size=3_000_000), "3,000,000 bytes, too large"),
         (file_answer(b"\x80\xff\x00"), "not a text file"),
-        (data({"type": "submodule"}), "a submodule"),
-        (data("odd"), "a answer|an answer"),
+        (data({"type": "submodule"}), "a: submodule that cannot be read"),
+        (data("odd"), "a: something that cannot be read"),
         (data({"message": "Not Found"}, 404), "not found"),
     ],
 )

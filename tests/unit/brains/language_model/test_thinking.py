@@ -132,12 +132,14 @@ def test_findings_name_only_pages_that_a_tool_showed(work: Any) -> None:
     )
     papers = recorder("search_papers", [], answers=["Mega <https://arxiv.org/abs/2209.10655>"])
     known = BlueprintBrain().research(TASK)
-    research = research_with(started.agent(), NEW, known, (papers,))
+    research = research_with(
+        started.agent(), NEW, known, (papers,), missed=lambda: ["api.github.com: no network"]
+    )
     assert "https://example.org/made-up" in _sent_back(started)[1]
     assert "arxiv.org" not in _sent_back(started)[1]
     assert research.findings[0].url == true["url"]
     assert research.findings[1:] == known.findings
-    assert research.not_reached == ("github.com: no network",)
+    assert research.not_reached == ("github.com: no network", "api.github.com: no network")
 
 
 def test_paths_are_lettered_and_distinct_and_within_the_budget(work: Any) -> None:
