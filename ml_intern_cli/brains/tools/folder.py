@@ -88,10 +88,11 @@ class Folder:
                 descriptor = os.open(last, _FILE, dir_fd=where)
             except OSError as error:
                 raise _refused(name, error) from error
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                os.close(descriptor)
+                raise ToolFailed(f"{name} is {_kind(found.st_mode)}, not a file")
             with os.fdopen(descriptor, "rb") as file:
-                found = os.fstat(file.fileno())
-                if not stat.S_ISREG(found.st_mode):
-                    raise ToolFailed(f"{name} is {_kind(found.st_mode)}, not a file")
                 if found.st_nlink > 1:
                     raise ToolFailed(f"{name} is also a file elsewhere (a hard link); it is not read")
                 if from_end:
