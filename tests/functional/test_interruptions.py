@@ -64,11 +64,16 @@ def _finish_and_compare(snapshot: Path, finished: Path, runs_dir: Path) -> None:
     assert found == expected
     for name in ("TASK.md", "RESEARCH.md", "path-a/model.py", "path-a/config.json"):
         assert (run / name).read_bytes() == (finished / name).read_bytes(), name
-    if (snapshot / SLUG / "PLAN.md").exists():
-        # The plan measures the machine, so before it stands two runs may differ in their numbers.
+    if _plan_is_done(snapshot / SLUG):
+        # The plan measures the machine, so until it stands two runs may differ in their numbers.
         planned = (snapshot / SLUG / "PLAN.md").read_bytes()
         assert (run / "PLAN.md").read_bytes() == planned
         assert len(losses(run)) == len(losses(finished))
+
+
+def _plan_is_done(run: Path) -> bool:
+    receipt = run / ".receipts" / "plan.json"
+    return receipt.exists() and json.loads(receipt.read_text())["state"] == "done"
 
 
 def test_a_kill_after_a_write_is_made_good_by_the_next_run(

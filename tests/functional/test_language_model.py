@@ -33,6 +33,7 @@ ARGUMENTS = (
     SLUG,
     "--model",
     "scripted",
+    "--allow-unsandboxed",
 )
 
 

@@ -61,7 +61,7 @@ def test_no_process_is_ended_by_its_name() -> None:
         words = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
         assert not {"pkill", "killall"} & {word for word in words if isinstance(word, str)}, file
         if called == "killpg":
-            assert file == "executors/children.py"
+            assert file in {"executors/children.py", "brains/tools/mcp/stdio.py"}  # each of its own children
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "path-a", ".git"])
