@@ -7,6 +7,7 @@ in with, so that the same script serves both wire formats and any order of stage
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,3 +105,53 @@ class Author:
             "probe": "causality",
         }
         return Call("hand_in_diagnosis", found)
+
+
+BUGS = (
+    (LEAK, LEAK),  # it looks into the future
+    ("value = self.value(x).view", "value = self.value(x).detach().view"),  # no gradient reaches a matrix
+    (
+        "nn.ModuleList(Block(config) for _ in range(config.layers))",
+        "[Block(config) for _ in range(config.layers)]",
+    ),
+    (
+        "self.out(mixed * silu(self.gate(x)))",
+        "self.out((mixed * silu(self.gate(x))).transpose(1, 2))",
+    ),  # shapes
+    ("self.norm(x) @ self.embed.weight.T", "self.norm(x - x.mean(0, keepdim=True)) @ self.embed.weight.T"),
+)
+"""What a careless author gets wrong, one thing at a time; the last mixes the rows of a batch."""
+
+
+@dataclass
+class Careless(Author):
+    """Mends each bug that it is told of, and makes the next one; after the fifth it gets it right."""
+
+    made: int = 0
+
+    def hand_in_code(self, incoming: Incoming) -> Act:
+        if incoming.turns == 0:
+            self.made += 1
+            return Call("write_file", {"path": "model.py", "text": self._version(self.made - 1)})
+        if incoming.turns == 1 and "This is a retry." not in incoming.first_text:
+            return Call("write_file", {"path": "config.json", "text": json.dumps(CONFIG, indent=2) + "\n"})
+        return Call("hand_in_code", {"summary": "It works now, I am quite sure of it."})
+
+    def hand_in_diagnosis(self, incoming: Incoming) -> Act:
+        measured = re.search(r"What the judge measured:\s+- ([^:]+):", incoming.first_text)
+        failed = measured[1] if measured else None
+        found = {
+            "symptom": f"{failed} fails",
+            "root_cause": "the last change of model.py",
+            "fix": f"take back what was changed for attempt {self.made}",
+            "fixable": True,
+            "probe": failed,
+        }
+        return Call("hand_in_diagnosis", found)
+
+    def _version(self, number: int) -> str:
+        mended = self.model.replace(*self.fix)
+        if number >= len(BUGS):
+            return mended
+        right, wrong = BUGS[number]
+        return self.model if right == LEAK else mended.replace(right, wrong)

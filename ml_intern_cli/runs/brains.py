@@ -90,7 +90,8 @@ def brain_of(
     from ml_intern_cli.brains import choose
     from ml_intern_cli.brains.models.prices import read_own_prices
 
-    options = _with_memory(layout, options)
+    memory = StageMemory(layout, name="brain.json")
+    options = _as_begun(options, memory)
 
     def approve(what: str) -> bool:
         return ask is None or _consents(ask, what)
@@ -106,7 +107,7 @@ def brain_of(
         effort=options.effort,
         falls_back=options.falls_back,
     )
-    return choose.choose_brain(
+    brain = choose.choose_brain(
         wishes,
         choose.Surroundings(
             anthropic=settings.anthropic,
@@ -127,17 +128,20 @@ def brain_of(
             secrets=settings.secrets,
         ),
     )
+    if options.brain != "auto":
+        for name in _REMEMBERED:
+            memory.remember(name, getattr(options, name) or "")
+    return brain
 
 
-def _with_memory(layout: RunLayout, options: RunOptions) -> RunOptions:
+def _as_begun(options: RunOptions, memory: StageMemory) -> RunOptions:
     """Without another word a run goes on with the brain that it was begun with."""
-    memory = StageMemory(layout, name="brain.json")
-    if options.brain == "auto" and options.model is None:
-        kept: dict[str, Any] = {name: memory.recall(name) for name in _REMEMBERED}
-        return replace(options, **{name: value for name, value in kept.items() if value})
-    for name in _REMEMBERED:
-        memory.remember(name, getattr(options, name) or "")
-    return options
+    if options.brain != "auto":
+        return options
+    kept: dict[str, Any] = {
+        name: memory.recall(name) for name in _REMEMBERED if getattr(options, name) in {None, "auto"}
+    }
+    return replace(options, **{name: value for name, value in kept.items() if value})
 
 
 def _session(layout: RunLayout) -> Session:

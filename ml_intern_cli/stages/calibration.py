@@ -27,6 +27,10 @@ _STARTUP_ALLOWANCE_S = 60.0
 _STARTUP_S_PER_PARAM = 1e-7  # drawing a billion weights takes a minute and more
 
 
+class CannotTrain(Blocked):
+    """Not one step of training was done, be it for the code's sake or the machine's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How fast training steps of one kind are. The rate is in tokens per second."""
@@ -84,7 +88,8 @@ def measure(
         seconds: How long to measure, beside starting up.
 
     Raises:
-        Blocked: no budget is left, or not even the smallest micro-batch fits into memory.
+        CannotTrain: the code fails, or not even the smallest micro-batch fits into memory.
+        Blocked: no budget is left.
     """
     stage = "plan" if context.path_id is None else "implement"
     what = f"timing training steps of path {path.id}"
@@ -124,7 +129,7 @@ def _read(folder: Path, plan: Plan, finished: Finished) -> Speed:
         if finished.out_of_time:
             why = f"two steps of the smallest batch were not done after {format_duration(finished.seconds)}"
             better = "that is faster"
-        raise Blocked(
+        raise CannotTrain(
             f"a model of {plan.params_planned:,} parameters could not be trained for one step here",
             why=why,
             ways_on=("use fewer parameters: --params", f"use a machine {better}, or one with a GPU"),

@@ -33,7 +33,7 @@ from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
 from ml_intern_cli.quantities import format_count
 from ml_intern_cli.stages.base import Ref, Stage, StageContext, StageResult
-from ml_intern_cli.stages.calibration import measure
+from ml_intern_cli.stages.calibration import CannotTrain, measure
 from ml_intern_cli.stages.fitting import refit
 from ml_intern_cli.stages.plan import calibration_s, for_data, wish_of
 from ml_intern_cli.stages.workbench import PathBench, unpromised_s
@@ -57,14 +57,24 @@ def run(context: StageContext) -> StageResult:
     files = {f"{folder}/{name}": text for name, text in made.files.items()}
     if made.code is None or made is bench.written:
         return StageResult(summary=path.approach, files=files)
-    fitted = _fit_to(context, plan, path, made.files)
+    left_open = tuple(f"left open: {one}" for one in made.code.left_open)
+    code = {f"{folder}/{CODE}": made.code}
+    try:
+        fitted = _fit_to(context, plan, path, made.files)
+    except CannotTrain as error:  # for the judge to say what is wrong with it
+        return StageResult(
+            summary=f"{path.approach} · {made.code.author} · not timed: {error.why}",
+            files=files,
+            documents=code,
+            details=left_open,
+        )
     numbers = context.brain.start(fitted.path(path.id), fitted)[TRAIN_CONFIG]
     speed = fitted.path(path.id).measured_tokens_per_s
     return StageResult(
         summary=f"{path.approach} · {made.code.author} · {format_count(round(speed))} tokens/s",
         files=files | {f"{folder}/{TRAIN_CONFIG}": numbers},
-        documents={PLAN: fitted, f"{folder}/{CODE}": made.code},
-        details=tuple(f"left open: {one}" for one in made.code.left_open),
+        documents={PLAN: fitted, **code},
+        details=left_open,
     )
 
 

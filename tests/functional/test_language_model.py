@@ -19,7 +19,7 @@ from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.runs.files import read_rows
 from tests.loopback_models import LoopbackModels, Status
-from tests.scripted_brain import SENTENCE, SLUG, Author
+from tests.scripted_brain import SENTENCE, SLUG, Author, Careless
 from tests.small_runs import Answer, ml_intern
 
 ARGUMENTS = (
@@ -121,6 +121,23 @@ def test_a_planted_leak_is_caught_mended_and_the_run_ends_verified(
     status = ml_intern("status", SLUG, runs_dir=runs_dir)
     assert "implement a2" in status.out
     assert f"${budget.usd_used:.2f} of $5" in status.out
+
+
+def test_each_of_five_bugs_is_caught_before_training_and_named_until_the_code_is_right(
+    config: Path, runs_dir: Path
+) -> None:
+    with LoopbackModels(Careless()) as server:
+        answer = run("anthropic", server, config, runs_dir, "--max-retries", "5", tokens="20k")
+    assert answer.code == 4, answer.err  # so few tokens teach too little for any verification
+    folder = runs_dir / SLUG
+    caught = []
+    for name in ("path-a", "path-a2", "path-a3", "path-a4", "path-a5"):
+        smoke = load(folder / name / "SMOKE.md")
+        assert isinstance(smoke, Smoke)
+        caught.append(next((one.name for one in smoke.probes if one.verdict == "fail"), None))
+        assert not (folder / name / "ckpts").exists()
+    assert caught == ["causality", "gradients", "param-count", "forward-shape", "batch-independence"]
+    assert (folder / "path-a6" / "ckpts" / "best.json").exists()
 
 
 def test_the_same_author_behind_chat_completions_gets_there_too(
