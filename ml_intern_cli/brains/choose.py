@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ class Surroundings:
         lookups: Makes the tools of research, none where there is to be no network, and what tells what they
             could not reach.
         further: Makes the user's own tools.
+        preferred: What the config file says: ``anthropic``, ``openai`` and ``cheap`` models, ``effort``.
         tell: Gets the stage and one line on what is being done.
         note: Tells the user something that belongs to no stage.
     """
@@ -61,6 +62,7 @@ class Surroundings:
     further: Callable[[], tuple[Tool, ...]]
     tell: Callable[[str, str], None]
     note: Callable[[str], None]
+    preferred: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -73,6 +75,7 @@ def choose_brain(wishes: Wishes, surroundings: Surroundings) -> Brain:
     from ml_intern_cli.brains.blueprint import BlueprintBrain
 
     name = _automatic(surroundings) if wishes.brain == "auto" else wishes.brain
+    wishes = _completed(wishes, surroundings.preferred, name)
     rules = BlueprintBrain()
     if name == "blueprint":
         return rules
@@ -105,6 +108,16 @@ def choose_brain(wishes: Wishes, surroundings: Surroundings) -> Brain:
         further=further,
         falls_back=wishes.falls_back,
         note=surroundings.note,
+    )
+
+
+def _completed(wishes: Wishes, preferred: Mapping[str, str], name: str) -> Wishes:
+    """What was said, and where nothing was, what the config file prefers."""
+    return replace(
+        wishes,
+        model=wishes.model or preferred.get(name),
+        cheap_model=wishes.cheap_model or (None if wishes.model else preferred.get("cheap")),
+        effort=wishes.effort or preferred.get("effort"),
     )
 
 

@@ -96,6 +96,11 @@ class Config:
     warnings: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def preferred(self) -> Mapping[str, str]:
+        """The models and the effort that ``[model]`` names."""
+        return self.model.model_dump(exclude_none=True)
+
 
 def load_config(environment: Mapping[str, str]) -> Config:
     """Read the file, if there is one.

@@ -67,6 +67,7 @@ def examine(settings: Settings, sandbox: SandboxSettings | None = None) -> Diagn
         *_software(),
         *_accounts(settings),
         *_brains(settings),
+        *_config(settings),
         *_walls(sandbox or settings.sandbox),
     )
     return Diagnosis(is_able=all(check.finding is not Finding.BROKEN for check in checks), checks=checks)
@@ -251,6 +252,12 @@ def _brains(settings: Settings) -> Iterator[Check]:
                 f"{name.upper()}_API_KEY is not set",
                 "blueprints are built all the same",
             )
+
+
+def _config(settings: Settings) -> Iterator[Check]:
+    """What is to be said of the user's config file."""
+    for warning in settings.config.warnings:
+        yield _absent("brains", "config file", warning, "see docs/config.md")
 
 
 def _host(url: str) -> str:

@@ -56,6 +56,8 @@ class Config(Protocol):
     @property
     def path(self) -> Path: ...  # noqa: D102
     @property
+    def preferred(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
     def prices(self) -> Mapping[str, Mapping[str, float]]: ...  # noqa: D102
     @property
     def mcp(self) -> Mapping[str, McpServer]: ...  # noqa: D102
@@ -125,6 +127,7 @@ def brain_of(
             further=lambda: _mcp_tools(settings, reporter, ask, until_the_end),
             tell=tell,
             note=reporter.note,
+            preferred=settings.config.preferred,
             secrets=settings.secrets,
         ),
     )
