@@ -97,7 +97,8 @@ def _facts(
     winner = _winner(results)
     rows = (
         ("param_count", f"{verify.actual_params:,}", "VERIFY.md"),
-        ("active_params_per_token", f"{plan.active_params:,}", "PLAN.md"),
+        # Of something new the plan knows only what the blueprint has that it started from.
+        ("active_params_per_token", None if plan.starts_from else f"{plan.active_params:,}", "PLAN.md"),
         ("dataset", f"{manifest.source} at {manifest.revision}", "data_manifest.json"),
         ("tokens", f"{verify.consumed_tokens:,}", "VERIFY.md"),
         ("init_loss", _loss(winner.init_loss), "train.log"),

@@ -27,7 +27,7 @@ from ml_intern_cli.documents.layout import (
     path_folder,
 )
 from ml_intern_cli.documents.manifest import Manifest
-from ml_intern_cli.documents.plan import PathPlan, Plan
+from ml_intern_cli.documents.plan import PathPlan, Plan, Source
 from ml_intern_cli.documents.research import Research
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
@@ -94,7 +94,18 @@ def _fit_to(context: StageContext, plan: Plan, path: PathPlan, files: Mapping[st
         slug=context.layout.slug,
     )
     paths = tuple(fitted if one.id == path.id else one for one in plan.paths)
-    return plan.model_copy(update={"paths": paths, "tokens_per_path": max(plan.tokens(one) for one in paths)})
+    timed = Source(
+        number="measured_tokens_per_s",
+        source="with each path's own code; its micro_batch, precision and steps follow from that",
+    )
+    others = tuple(one for one in plan.sources if one.number != timed.number)
+    return plan.model_copy(
+        update={
+            "paths": paths,
+            "tokens_per_path": max(plan.tokens(one) for one in paths),
+            "sources": (*others, timed),
+        }
+    )
 
 
 def _check_data(plan: Plan, layout: RunLayout) -> None:

@@ -261,6 +261,11 @@ def _plan(draft: Plan, paths: tuple[PathPlan, ...], speeds: list[Speed], wish: W
     )
     sources = {
         "vocab_size": f"tokenizer: {draft.tokenizer}",
+        **(
+            {"config": f"{draft.starts_from}'s, to start from; each path's own is its config.json"}
+            if draft.starts_from
+            else {}
+        ),
         **{_NUMBER.get(name, name): source for name, source in wish.recipe(tokens).sources.items()},
         "steps": _why_steps(wish),
         "micro_batch": f"the fastest here, in tokens/s: {measured}",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ml_intern_cli.documents.budget import Budget
+from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.postmortem import Postmortem
 from ml_intern_cli.documents.registry import load
 from ml_intern_cli.documents.research import Research
@@ -107,6 +108,9 @@ def test_a_planted_leak_is_caught_mended_and_the_run_ends_verified(
     results = load(folder / "RESULTS.md")
     assert isinstance(results, Results)
     assert results.winner == "a2"
+    plan = load(folder / "PLAN.md")
+    assert isinstance(plan, Plan)
+    assert any(one.number == "measured_tokens_per_s" for one in plan.sources)
     assert any("no cache for generation" in line for line in results.deviations)
     assert ".tril()" in (folder / "path-a2" / "model.py").read_text()
 
