@@ -22,6 +22,7 @@ from ml_intern_cli.errors import (
     NoPathPassed,
     UnknownRun,
 )
+from ml_intern_cli.runs.brains import Surroundings
 from ml_intern_cli.runs.index import RunIndex, load_optional, request_of
 from ml_intern_cli.runs.options import RunOptions
 from ml_intern_cli.runs.outputs import rewrite
@@ -30,13 +31,11 @@ from ml_intern_cli.runs.reporter import Reporter
 from ml_intern_cli.runs.state import StageStatus
 
 if TYPE_CHECKING:
-    from ml_intern_cli.access import HubAccess, ModelAccess
     from ml_intern_cli.brains.protocol import Question
     from ml_intern_cli.documents.blocker import Blocker
     from ml_intern_cli.documents.budget import ModelUse
     from ml_intern_cli.executors.sandbox import SandboxSettings
     from ml_intern_cli.notify import NotifySettings
-    from ml_intern_cli.runs.brains import Config
     from ml_intern_cli.runs.pipeline import End, Pipeline
     from ml_intern_cli.stages.base import Caps
 
@@ -44,25 +43,11 @@ _SLUG = re.compile(r"^(?=.{1,60}$)[a-z0-9](?:[._-]?[a-z0-9])*$")  # the Hub take
 _LONGEST_SLUG = 60
 
 
-class Settings(Protocol):
-    """What of the user's surroundings a run needs."""
+class Settings(Surroundings, Protocol):
+    """What of the user's surroundings a run needs, its brain included."""
 
     @property
-    def hub(self) -> HubAccess: ...  # noqa: D102
-    @property
     def notify(self) -> NotifySettings: ...  # noqa: D102
-    @property
-    def secrets(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def anthropic(self) -> ModelAccess: ...  # noqa: D102
-    @property
-    def openai(self) -> ModelAccess: ...  # noqa: D102
-    @property
-    def github_token(self) -> str | None: ...  # noqa: D102
-    @property
-    def s2_api_key(self) -> str | None: ...  # noqa: D102
-    @property
-    def config(self) -> Config: ...  # noqa: D102
     @property
     def sandbox(self) -> SandboxSettings: ...  # noqa: D102
 
