@@ -17,6 +17,7 @@ from ml_intern_cli.cli.views import next_text, outcome_lines, slug_lines, step_l
     examples=(
         'ml-intern run "implement DeepSeek-V3 at 1M" --time-budget 5m --publish folder',
         'ml-intern run "train a 2.5M deepseek v3" --dataset data/my.txt --headless',
+        'ml-intern run "a decoder with averages instead of attention at 5M" --brain anthropic --max-usd 2',
         "ml-intern run implement-deepseek-v3-at-1m --until smoke",
     ),
 )
