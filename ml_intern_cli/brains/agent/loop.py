@@ -210,6 +210,8 @@ class _Loop(Generic[A, T]):
             text, is_error = tool.call(call.arguments), False
         except Blocked:
             raise
+        except (ValueError, OSError, MemoryError, RecursionError) as error:  # of arguments that nobody foresaw
+            text, is_error = f"{call.name} failed: {type(error).__name__}: {error}", True
         except MlInternError as error:
             text, is_error = f"{error.message}\n{error.hint}" if error.hint else error.message, True
         return shorten(scrub(text, known=self.agent.secrets), _MOST_RESULT), is_error

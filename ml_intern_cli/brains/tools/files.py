@@ -117,13 +117,13 @@ def compiles(name: str, text: str) -> str:
         return ""
     try:
         compile(text, name, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         return f"; it does not compile: {error}"
     return ""
 
 
 def _refuse_protected(name: str, protected: frozenset[str]) -> None:
-    if name.removeprefix("./") in protected:
+    if "/".join(part for part in name.split("/") if part != ".") in protected:
         raise ToolFailed(f"{name} holds the plan's numbers, which are not yours to change")
 
 

@@ -182,7 +182,7 @@ def test_a_program_that_no_longer_compiles_is_said_to_be(folder: Folder) -> None
 
 def test_the_plans_numbers_cannot_be_changed(folder: Folder) -> None:
     write = tools(folder, protected=frozenset({"train_config.json"}))["write_file"]
-    for name in ("train_config.json", "./train_config.json"):
+    for name in ("train_config.json", "./train_config.json", "././train_config.json"):
         with pytest.raises(ToolFailed, match="not yours to change"):
             write.call({"path": name, "text": "{}"})
 
