@@ -210,7 +210,7 @@ class _Loop(Generic[A, T]):
             text, is_error = tool.call(call.arguments), False
         except Blocked:
             raise
-        except (ValueError, OSError, MemoryError, RecursionError) as error:  # of arguments that nobody foresaw
+        except (ValueError, OSError, MemoryError, RecursionError) as error:  # odd arguments
             text, is_error = f"{call.name} failed: {type(error).__name__}: {error}", True
         except MlInternError as error:
             text, is_error = f"{error.message}\n{error.hint}" if error.hint else error.message, True
