@@ -19,10 +19,10 @@ _CREDENTIAL = (
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "private key",
-        re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?:[\s\S]*?-----END [A-Z ]+-----)?"),
+        re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----(?:[\s\S]{0,20000}?-----END [A-Z ]+-----)?"),
     ),
     ("Hugging Face token", re.compile(r"\b(?:hf|api_org)_(?:oauth_|jwt_)?[A-Za-z0-9]{20,}\b")),
-    ("API key", re.compile(r"\bsk-(?=[\w-]*\d)[A-Za-z0-9][\w-]{18,}")),  # OpenAI, Anthropic
+    ("API key", re.compile(r"\bsk-(?=[\w-]{0,200}?\d)[A-Za-z0-9][\w-]{18,}")),  # OpenAI, Anthropic
     ("GitHub token", re.compile(r"\b(?:gh[oprsu]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})")),
     ("Slack token", re.compile(r"\bx(?:ox[a-z]|app)(?:\.xox[a-z])?-[A-Za-z0-9-]{10,}")),
     (
@@ -33,14 +33,16 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("AWS key", re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
     ("Google key", re.compile(r"\bAIza[\w-]{35}")),
     ("JSON web token", re.compile(r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{5,}")),
-    ("authorization header", re.compile(r"(?i)\bbearer\s+(?=\S*\d)(?P<secret>[\w.~+/=-]{16,})")),
+    ("authorization header", re.compile(r"(?i)\bbearer\s{1,20}(?=\S{0,200}?\d)(?P<secret>[\w.~+/=-]{16,})")),
     (
         "authorization header",
         re.compile(r"(?i)\bauthorization[\"']?\s*[:=]\s*[\"']?(?:basic|token)\s+(?P<secret>[\w.~+/=-]{8,})"),
     ),
     (
         "password in a URL",
-        re.compile(rf"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:(?P<secret>{_REAL_VALUE}[^\s/@\"']+)@"),
+        re.compile(
+            rf"\b[a-z][a-z0-9+.-]{{0,20}}://[^\s/:@\"']{{1,200}}:(?P<secret>{_REAL_VALUE}[^\s/@\"']{{1,500}})@"
+        ),
     ),
     (
         "signature in a URL",

@@ -44,7 +44,7 @@ from ml_intern_cli.brains.models.message import (
 from ml_intern_cli.brains.models.retrying import with_retries
 from ml_intern_cli.brains.protocol import Purse
 from ml_intern_cli.brains.tools.tool import Tool, ToolFailed, explain
-from ml_intern_cli.errors import Blocked, MlInternError
+from ml_intern_cli.errors import Blocked, MlInternError, StorageFailed
 from ml_intern_cli.secrets import scrub
 
 A = TypeVar("A", bound=BaseModel)
@@ -208,12 +208,13 @@ class _Loop(Generic[A, T]):
         self._tell(f"{call.name} {_subject(call)}".strip())
         try:
             text, is_error = tool.call(call.arguments), False
-        except Blocked:
+        except (Blocked, StorageFailed):
             raise
-        except (ValueError, OSError, MemoryError, RecursionError) as error:  # odd arguments
-            text, is_error = f"{call.name} failed: {type(error).__name__}: {error}", True
         except MlInternError as error:
             text, is_error = f"{error.message}\n{error.hint}" if error.hint else error.message, True
+        # A call that raises would raise again whenever the conversation is gone on with.
+        except Exception as error:  # noqa: BLE001, whatever it was, the model is told and may try otherwise
+            text, is_error = f"{call.name} failed: {type(error).__name__}: {error}", True
         return shorten(scrub(text, known=self.agent.secrets), _MOST_RESULT), is_error
 
     def _hand_in(self, call: ToolCall) -> tuple[str, bool]:

@@ -65,7 +65,7 @@ def implement_with(
         Blocked: nothing was written that holds.
     """
     folder = Folder(bench.folder)
-    outputs = Outputs(bench.folder)
+    outputs = Outputs(bench.folder, secrets=agent.secrets)
     lay_out(bench)
 
     def accept(given: Written, _: Sequence[Step]) -> Implementation:

@@ -54,7 +54,7 @@ def file_tools(
         return "\n".join(folder.names())
 
     def read_file(given: ReadFile) -> str:
-        lines = folder.read(given.path).splitlines()
+        lines = folder.read(given.path).removesuffix("\n").split("\n")
         chosen = lines[given.first_line - 1 : given.last_line]
         if lines and not chosen:
             raise ToolFailed(f"{given.path} has {len(lines):,} lines")
@@ -70,12 +70,12 @@ def file_tools(
     def edit_file(given: EditFile) -> str:
         _refuse_protected(given.path, protected)
         text = folder.read(given.path)
-        count = text.count(given.old)
+        places = _places(text, given.old)
         # A conversation that was broken off may repeat an edit that was already made.
-        if count == 0 and given.new and text.count(given.new) == 1:
+        if _is_made(text, given.old, given.new):
             return f"{given.path} is already so{compiles(given.path, text)}"
-        if count != 1:
-            raise ToolFailed(_no_single_place(given.path, text, given.old, count))
+        if len(places) != 1:
+            raise ToolFailed(_no_single_place(given.path, text, given.old, len(places)))
         edited = text.replace(given.old, given.new)
         folder.write(given.path, edited)
         return f"{given.path} edited{compiles(given.path, edited)}"
@@ -125,6 +125,24 @@ def compiles(name: str, text: str) -> str:
 def _refuse_protected(name: str, protected: frozenset[str]) -> None:
     if "/".join(part for part in name.split("/") if part != ".") in protected:
         raise ToolFailed(f"{name} holds the plan's numbers, which are not yours to change")
+
+
+def _places(text: str, part: str) -> list[int]:
+    """Where a part begins, overlapping ones too."""
+    places, start = [], text.find(part)
+    while start >= 0:
+        places.append(start)
+        start = text.find(part, start + 1)
+    return places
+
+
+def _is_made(text: str, old: str, new: str) -> bool:
+    """Whether the new text stands there once, and the old nowhere but inside it."""
+    made = _places(text, new) if new else []
+    if len(made) != 1:
+        return False
+    begin, end = made[0], made[0] + len(new)
+    return all(begin <= place and place + len(old) <= end for place in _places(text, old))
 
 
 def _no_single_place(name: str, text: str, old: str, count: int) -> str:

@@ -6,6 +6,7 @@ Every part of a name is opened on its own, from the folder's descriptor down and
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import uuid
@@ -15,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_intern_cli.brains.tools.tool import ToolFailed
+from ml_intern_cli.errors import StorageFailed
 
 MOST_READ = 1 << 20  # bytes
 MOST_WRITTEN = 256 << 10
 _MOST_PARTS = 16
 _LONGEST_NAME = 200
 _MOST_LISTED = 500
+_LOOKS = 3  # at the name of an opened file: a link may have been taken away just then
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not keep anyone waiting
 
@@ -33,31 +36,36 @@ class Folder:
 
     def read(self, name: str, *, most: int = MOST_READ) -> str:
         """The text of a file. Raises ToolFailed."""
-        data, size = self._read(name, most=most, from_end=False)
+        data, size = self._read(name, most=most)
         if size > most:
             raise ToolFailed(
                 f"{name} has {size:,} bytes; at most {most:,} can be read: use read_log for a part"
             )
         return _text(name, data)
 
-    def read_end(self, name: str, *, most: int) -> str:
-        """The text of a file, or of so many bytes of its end. Raises ToolFailed."""
-        data, _ = self._read(name, most=most, from_end=True)
+    def read_part(self, name: str, *, most: int, from_end: bool) -> str:
+        """The text of a file, or of so many bytes of its head or its end. Raises ToolFailed."""
+        data, _ = self._read(name, most=most, from_end=from_end)
         return data.decode("utf-8", errors="replace")
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file, and it can be read."""
         try:
-            self._read(name, most=0, from_end=False)
+            self._read(name, most=0)
         except ToolFailed:
             return False
         return True
 
-    def write(self, name: str, text: str) -> None:
-        """Replace or make a file, whole or not at all. Raises ToolFailed."""
+    def write(self, name: str, text: str, *, most: int = MOST_WRITTEN) -> None:
+        """Replace or make a file, whole or not at all.
+
+        Raises:
+            ToolFailed: the name or the text is none that can be written.
+            StorageFailed: the disk is full.
+        """
         data = _encoded(name, text)
-        if len(data) > MOST_WRITTEN:
-            raise ToolFailed(f"{name} would have {len(data):,} bytes; at most {MOST_WRITTEN:,} are written")
+        if len(data) > most:
+            raise ToolFailed(f"{name} would have {len(data):,} bytes; at most {most:,} are written")
         *folders, last = _parts(name)
         with self._opened(folders, name, make=True) as where:
             with suppress(FileNotFoundError):
@@ -70,10 +78,17 @@ class Folder:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 with os.fdopen(os.open(aside, flags, 0o644, dir_fd=where), "wb") as file:
                     file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
                 os.replace(aside, last, src_dir_fd=where, dst_dir_fd=where)
             except OSError as error:
                 with suppress(OSError):
                     os.unlink(aside, dir_fd=where)
+                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    raise StorageFailed(
+                        f"the disk is full: {name} could not be written",
+                        hint="free some space and run the same command again",
+                    ) from error
                 raise ToolFailed(f"{name} cannot be written: {error.strerror}") from error
 
     def names(self) -> list[str]:
@@ -81,7 +96,7 @@ class Folder:
         with self._opened([], ".") as where:
             return list(_listed(where, ""))[:_MOST_LISTED]
 
-    def _read(self, name: str, *, most: int, from_end: bool) -> tuple[bytes, int]:
+    def _read(self, name: str, *, most: int, from_end: bool = False) -> tuple[bytes, int]:
         *folders, last = _parts(name)
         with self._opened(folders, name) as where:
             try:
@@ -93,7 +108,7 @@ class Folder:
                 os.close(descriptor)
                 raise ToolFailed(f"{name} is {_kind(found.st_mode)}, not a file")
             with os.fdopen(descriptor, "rb") as file:
-                if found.st_nlink > 1:
+                if not _is_only_here(file.fileno(), last, where):
                     raise ToolFailed(f"{name} is also a file elsewhere (a hard link); it is not read")
                 if from_end:
                     file.seek(max(0, found.st_size - most))
@@ -102,7 +117,10 @@ class Folder:
     @contextmanager
     def _opened(self, folders: list[str], name: str, *, make: bool = False) -> Iterator[int]:
         """The descriptor of a folder below the root."""
-        where = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            where = os.open(self.root, _FOLDER)
+        except OSError as error:
+            raise _refused("the folder", error) from error
         try:
             for part in folders:
                 try:
@@ -130,15 +148,36 @@ def _parts(name: str) -> list[str]:
     return parts
 
 
+def _is_only_here(descriptor: int, name: str, where: int) -> bool:
+    """Whether an opened file has this one name and no other, now and at a few more looks."""
+    for _ in range(_LOOKS):
+        opened = os.fstat(descriptor)
+        try:
+            named = os.stat(name, dir_fd=where, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        if (named.st_dev, named.st_ino) != (opened.st_dev, opened.st_ino):
+            return False
+        if not named.st_nlink == opened.st_nlink == 1:
+            return False
+    return True
+
+
 def _listed(where: int, prefix: str, depth: int = 0) -> Iterator[str]:
     for entry in sorted(os.listdir(where)):
         if entry.startswith("."):
             continue
-        found = os.stat(entry, dir_fd=where, follow_symlinks=False)
+        try:
+            found = os.stat(entry, dir_fd=where, follow_symlinks=False)
+        except FileNotFoundError:  # gone meanwhile
+            continue
         if stat.S_ISREG(found.st_mode):
             yield f"{prefix}{entry}  {found.st_size:,} bytes"
         elif stat.S_ISDIR(found.st_mode) and depth < 3:
-            below = os.open(entry, _FOLDER, dir_fd=where)
+            try:
+                below = os.open(entry, _FOLDER, dir_fd=where)
+            except OSError:  # gone, or another thing by now
+                continue
             try:
                 yield from _listed(below, f"{prefix}{entry}/", depth + 1)
             finally:

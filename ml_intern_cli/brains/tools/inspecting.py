@@ -12,12 +12,13 @@ from ml_intern_cli.brains.tools.output import Outputs
 from ml_intern_cli.brains.tools.tool import Arguments, Tool, ToolFailed, tool
 
 _LIMIT_S = 60.0
-_NOT_THERE = 3  # exit code of the program below
+_EXIT, _NOT_THERE = 3, "not there: "  # how the program below says that there is no such name
 
 # Importing runs code, so it happens behind the wall.
 _PROGRAM = """
-import difflib, importlib, inspect, sys
+import difflib, importlib, inspect, os, sys
 
+sys.path.append(os.getcwd())  # what the path itself defines, after all that is installed
 name, what = sys.argv[1:]
 parts = name.split(".")
 for count in range(len(parts), 0, -1):
@@ -28,13 +29,13 @@ for count in range(len(parts), 0, -1):
         if error.name is None or not ".".join(parts[:count]).startswith(error.name):
             raise
 else:
-    print(f"there is no module {parts[0]!r} here")
+    print(f"not there: there is no module {parts[0]!r} here")
     sys.exit(3)
 for place in range(count, len(parts)):
     if not hasattr(found, parts[place]):
         near = difflib.get_close_matches(parts[place], dir(found), n=5, cutoff=0.5)
-        whole = ".".join(parts[:place])
-        print(f"{whole} has no {parts[place]!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
+        nearest = f"; nearest: {', '.join(near)}" if near else ""
+        print(f"not there: {'.'.join(parts[:place])} has no {parts[place]!r}{nearest}")
         sys.exit(3)
     found = getattr(found, parts[place])
 version = getattr(sys.modules.get(parts[0]), "__version__", None)
@@ -71,9 +72,10 @@ def inspect_tool(bench: Workbench, outputs: Outputs) -> Tool:
     """``inspect_api`` of a workbench."""
 
     def inspect_api(given: InspectApi) -> str:
-        ran = bench.run((sys.executable, "-c", _PROGRAM, given.name, given.what), limit_s=_LIMIT_S)
-        if ran.exit_code == _NOT_THERE:
-            raise ToolFailed(ran.output.strip())
+        # Without -P a file of the folder would pass for the library of its name.
+        ran = bench.run((sys.executable, "-P", "-c", _PROGRAM, given.name, given.what), limit_s=_LIMIT_S)
+        if ran.exit_code == _EXIT and _NOT_THERE in ran.output:
+            raise ToolFailed(ran.output.partition(_NOT_THERE)[2].strip())
         if ran.exit_code != 0:
             raise ToolFailed(f"{given.name} cannot be imported:\n{ran.output.strip()[-2000:]}")
         return outputs.bounded(ran.output, name="api")
@@ -84,5 +86,5 @@ def inspect_tool(bench: Workbench, outputs: Outputs) -> Tool:
         "Use it before you rely on an argument.",
         InspectApi,
         inspect_api,
-        read_only=True,
+        read_only=False,  # it imports, which runs code: one at a time
     )

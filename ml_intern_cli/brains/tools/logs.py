@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +18,8 @@ from ml_intern_cli.brains.tools.tool import Arguments, Tool, ToolFailed, tool
 _MOST_BYTES = 8 << 20
 _MOST_LINES = 500
 _LONGEST_LINE = 2_000  # characters
-_PATIENCE_S = 2.0  # for a pattern
+_PATIENCE_S = 5.0  # for a pattern
+_GREP = Path(__file__).with_name("grep.py")
 
 
 class ReadLog(Arguments):
@@ -33,7 +38,8 @@ def log_tools(folder: Folder, outputs: Outputs | None) -> tuple[Tool, ...]:
     """``read_log`` for a folder; ``outputs`` bounds what it answers."""
 
     def read_log(given: ReadLog) -> str:
-        text = plain(folder.read_end(given.path, most=_MOST_BYTES))
+        from_end = given.mode == "tail"
+        text = plain(folder.read_part(given.path, most=_MOST_BYTES, from_end=from_end))
         lines = [line[:_LONGEST_LINE] for line in text.splitlines()]
         numbers = (
             range(len(lines)) if given.pattern is None else _matching(lines, given.pattern, given.context)
@@ -47,7 +53,7 @@ def log_tools(folder: Folder, outputs: Outputs | None) -> tuple[Tool, ...]:
         tool(
             "read_log",
             "Reads the head or the tail of a log, or the lines that match a pattern; lines are numbered. "
-            "Of a file over 8 MiB only the end is read.",
+            "Of a file over 8 MiB only its head or its end is read.",
             ReadLog,
             read_log,
             read_only=True,
@@ -57,14 +63,23 @@ def log_tools(folder: Folder, outputs: Outputs | None) -> tuple[Tool, ...]:
 
 def _matching(lines: Sequence[str], pattern: str, context: int) -> list[int]:
     """The numbers of matching lines and those around them. Raises ToolFailed."""
-    import regex  # unlike re it can be stopped: a pattern may take longer than the universe has
-
     try:
-        wanted = regex.compile(pattern)
-        found = [i for i, line in enumerate(lines) if wanted.search(line, timeout=_PATIENCE_S)]
-    except regex.error as error:
-        raise ToolFailed(f"the pattern is no regular expression: {error}") from error
-    except TimeoutError as error:
-        raise ToolFailed("the pattern takes too long on a line; use a simpler one") from error
-    around = {j for i in found for j in range(max(0, i - context), min(len(lines), i + context + 1))}
+        ran = subprocess.run(
+            (sys.executable, "-I", str(_GREP)),
+            input=json.dumps({"pattern": pattern, "lines": lines}),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolFailed("the pattern takes too long; use a simpler one") from error
+    if ran.returncode != 0:  # it was out of memory
+        raise ToolFailed("the pattern takes too much memory; use a simpler one")
+    answer = json.loads(ran.stdout)
+    if "error" in answer:
+        raise ToolFailed(f"the pattern is no regular expression: {answer['error']}")
+    around = {
+        j for i in answer["matches"] for j in range(max(0, i - context), min(len(lines), i + context + 1))
+    }
     return sorted(around)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import sys
 from importlib.util import find_spec
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ml_intern_cli.brains.protocol import Ran, Workbench
 from ml_intern_cli.brains.tools.folder import Folder
@@ -16,6 +17,7 @@ from ml_intern_cli.documents.model import Verdict
 from ml_intern_cli.documents.smoke import Smoke
 
 _MOST_S = 120
+_MOST_CODE = 100_000  # bytes; Linux takes no longer argument than 128 KiB
 
 
 class RunPython(Arguments):
@@ -25,6 +27,18 @@ class RunPython(Arguments):
     file: str | None = Field(default=None, description="a file of the folder, instead of code")
     arguments: tuple[str, ...] = Field(default=(), max_length=20)
     seconds: int = Field(default=60, ge=1, le=_MOST_S, description="after which it is stopped")
+
+    @field_validator("code", "arguments")
+    @classmethod
+    def _fits_a_command_line(cls, given: Any) -> Any:
+        for text in (given,) if isinstance(given, str) else given or ():
+            if "\0" in text or len(text.encode(errors="replace")) > _MOST_CODE:
+                raise ValueError(
+                    f"must have no NUL and at most {_MOST_CODE:,} bytes; write a file and run that"
+                )
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError("holds half a character (a lone surrogate)")
+        return given
 
     @model_validator(mode="after")
     def _one_of_them(self) -> RunPython:
@@ -56,12 +70,7 @@ def running_tools(bench: Workbench, outputs: Outputs) -> tuple[Tool, ...]:
 
     def check_code(_: Nothing) -> str:
         names = [line.split("  ")[0] for line in folder.names()]
-        problems = [
-            problem
-            for name in names
-            if name.endswith(".py")
-            for problem in _problems(name, folder.read(name))
-        ]
+        problems = [problem for name in names if name.endswith(".py") for problem in _problems(folder, name)]
         return "\n".join(problems) or "every program compiles, and what it imports is installed"
 
     return (
@@ -111,10 +120,13 @@ def _ending(ran: Ran) -> str:
     return f"exit code {ran.exit_code}, {took}"
 
 
-def _problems(name: str, text: str) -> list[str]:
+def _problems(folder: Folder, name: str) -> list[str]:
     try:
+        text = folder.read(name)
         tree = ast.parse(text, name)
-    except (SyntaxError, ValueError) as error:
+    except ToolFailed as error:
+        return [error.message]
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         return [f"{name}: does not compile: {error}"]
     imported = {
         (node.lineno, module.partition(".")[0])

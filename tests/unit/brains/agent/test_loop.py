@@ -10,7 +10,7 @@ import pytest
 
 from ml_intern_cli.brains.agent.loop import ServiceFailed
 from ml_intern_cli.brains.tools.tool import ToolFailed, tool
-from ml_intern_cli.errors import Blocked
+from ml_intern_cli.errors import Blocked, StorageFailed
 from tests.loopback_models import (
     BadArguments,
     Call,
@@ -76,6 +76,23 @@ def test_a_tool_that_fails_is_an_answer(begin: Any) -> None:
     assert work.agent().work(job(tool("look", "", Word, fail, read_only=True))) == 42
     (answer,) = work.server.requests[-1].incoming.last_results
     assert answer.endswith("no such file")
+
+
+def test_a_tool_that_breaks_is_an_answer_too_and_a_full_disk_is_none(begin: Any) -> None:
+    def broken(_: Word) -> str:
+        raise KeyError("nobody thought of that")
+
+    work: Work = begin([Call("look", {"word": "x"}), DONE])
+    assert work.agent().work(job(tool("look", "", Word, broken, read_only=True))) == 42
+    (answer,) = work.server.requests[-1].incoming.last_results
+    assert "look failed: KeyError" in answer
+
+    def full(_: Word) -> str:
+        raise StorageFailed("the disk is full")
+
+    other: Work = begin([Call("look", {"word": "x"}), DONE])
+    with pytest.raises(StorageFailed):
+        other.agent().work(job(tool("look", "", Word, full, read_only=True), stage="implement b"))
 
 
 def test_read_only_tools_run_side_by_side_and_writing_ones_in_order(begin: Any) -> None:

@@ -191,3 +191,69 @@ def test_an_argument_that_is_wrong_or_unknown_is_explained(folder: Folder) -> No
     with pytest.raises(ToolFailed, match="path: Field required") as refused:
         tools(folder)["read_file"].call({"file": "model.py"})
     assert "file: Extra inputs are not permitted" in refused.value.message
+
+
+def test_an_edit_whose_new_text_holds_the_old_is_made_once(folder: Folder) -> None:
+    edit = tools(folder)["edit_file"]
+    change = {"path": "model.py", "old": "b = 2", "new": "b = 2\nd = 4"}
+    assert edit.call(change) == "model.py edited"
+    assert edit.call(change) == "model.py is already so"
+    assert folder.read("model.py") == "a = 1\nb = 2\nd = 4\nc = 3\n"
+
+
+def test_places_that_overlap_are_several(folder: Folder) -> None:
+    folder.write("a.txt", "ababa")
+    with pytest.raises(ToolFailed, match="occurs 2 times"):
+        tools(folder)["edit_file"].call({"path": "a.txt", "old": "aba", "new": "x"})
+
+
+def test_lines_are_numbered_as_python_numbers_them(folder: Folder) -> None:
+    folder.write("model.py", "a = 1\n\x0c\nb = 2\n")
+    assert tools(folder)["read_file"].call({"path": "model.py"}).endswith("    3\tb = 2")
+
+
+def test_a_folder_that_was_swapped_for_a_link_is_not_entered(folder: Folder, outside: Path) -> None:
+    folder.root.rename(folder.root.with_name("moved"))
+    folder.root.symlink_to(outside.parent)
+    for attempt in (lambda: folder.read("token"), lambda: folder.write("token", "x"), folder.names):
+        with pytest.raises(ToolFailed):
+            attempt()
+    assert outside.read_text() == SECRET
+
+
+def test_a_folder_that_is_gone_is_said_to_be(folder: Folder) -> None:
+    folder.root.rename(folder.root.with_name("moved"))
+    with pytest.raises(ToolFailed, match="is not there"):
+        folder.names()
+
+
+def test_a_hard_link_that_comes_and_goes_does_not_slip_through(folder: Folder, outside: Path) -> None:
+    stop = threading.Event()
+    place = folder.root / "token"
+
+    def swap() -> None:
+        while not stop.is_set():
+            try:
+                os.link(outside, place)
+                place.unlink()
+            except OSError:
+                continue
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    seen, until = set(), time.monotonic() + 1.5
+    try:
+        while time.monotonic() < until:
+            try:
+                seen.add(folder.read("token"))
+            except ToolFailed:
+                continue
+    finally:
+        stop.set()
+        swapping.join()
+    assert seen == set()
+
+
+@pytest.mark.parametrize("text", ["-" * 100_000 + "1", "a" + ".b" * 100_000])
+def test_code_that_the_compiler_cannot_bear_is_said_not_to_compile(folder: Folder, text: str) -> None:
+    assert "does not compile" in tools(folder)["write_file"].call({"path": "model.py", "text": text})

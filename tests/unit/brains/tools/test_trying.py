@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from ml_intern_cli.brains.tools.folder import Folder
 from ml_intern_cli.brains.tools.inspecting import inspect_tool
 from ml_intern_cli.brains.tools.logs import log_tools
-from ml_intern_cli.brains.tools.output import MOST_SHOWN, Outputs
+from ml_intern_cli.brains.tools.output import MOST_SHOWN, Outputs, plain
 from ml_intern_cli.brains.tools.running import running_tools
 from ml_intern_cli.brains.tools.tool import Tool, ToolFailed
 from ml_intern_cli.executors.walls import Wall, standing_wall
@@ -62,7 +64,13 @@ def test_a_program_without_end_is_stopped(tools: dict[str, Tool]) -> None:
     assert answer.startswith("stopped: it was not done after")
 
 
-@pytest.mark.parametrize("given", [{}, {"code": "1", "file": "a.py"}, {"code": "1", "seconds": 999}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({}, {"code": "1", "file": "a.py"}, {"code": "1", "seconds": 999}, {"code": "1\0"}),
+        *({"code": "#" * 200_000}, {"code": "'\ud800'"}, {"file": "a.py", "arguments": ["\0"]}),
+    ],
+)
 def test_what_cannot_be_run_is_explained(tools: dict[str, Tool], given: dict[str, Any]) -> None:
     with pytest.raises(ToolFailed, match="cannot be called like this"):
         tools["run_python"].call(given)
@@ -154,7 +162,11 @@ def test_a_log_is_read_by_head_tail_and_pattern(bench: Bench, tools: dict[str, T
 
 
 @pytest.mark.parametrize(
-    ("pattern", "reason"), [("(", "no regular expression"), ("(a+)+$", "takes too long")]
+    ("pattern", "reason"),
+    [
+        ("(", "no regular expression"),
+        ("(a+)+$", "takes too long"),
+    ],
 )
 def test_a_pattern_that_is_none_or_never_ends_is_refused(
     bench: Bench, tools: dict[str, Tool], pattern: str, reason: str
@@ -162,3 +174,54 @@ def test_a_pattern_that_is_none_or_never_ends_is_refused(
     (bench.folder / "train.log").write_text("a" * 1_500 + "!\n")
     with pytest.raises(ToolFailed, match=reason):
         tools["read_log"].call({"path": "train.log", "pattern": pattern})
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(?:(?:(?:a){9999,99999}){9999,99999}){9999,99999}", "(?:" * 48 + "a" + ")+" * 48 + "$"]
+)
+def test_a_pattern_takes_no_memory_of_this_process(
+    bench: Bench, tools: dict[str, Tool], pattern: str
+) -> None:
+    (bench.folder / "train.log").write_text("a" * 1_500 + "!\n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(ToolFailed):
+        tools["read_log"].call({"path": "train.log", "pattern": pattern})
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_the_head_of_a_log_is_its_head_however_long_it_is(bench: Bench, tools: dict[str, Tool]) -> None:
+    (bench.folder / "train.log").write_text(
+        "first\n" + "x" * 80 + "\n" + ("y" * 99 + "\n") * 100_000 + "last\n"
+    )
+    assert tools["read_log"].call({"path": "train.log", "mode": "head", "lines": 1}).endswith("first")
+    assert tools["read_log"].call({"path": "train.log", "lines": 1}).endswith("last")
+
+
+def test_a_file_of_the_folder_does_not_pass_for_a_library(bench: Bench, tools: dict[str, Tool]) -> None:
+    (bench.folder / "json.py").write_text("def dumps(): 'mine'\n")
+    assert "skipkeys" in tools["inspect_api"].call({"name": "json.dumps"})
+    (bench.folder / "layers.py").write_text("def mix(x, decay): 'mine'\n")
+    assert "mix(x, decay)" in tools["inspect_api"].call({"name": "layers.mix"})
+    (bench.folder / "rude.py").write_text("import sys; sys.exit(3)\n")
+    with pytest.raises(ToolFailed, match="rude cannot be imported"):
+        tools["inspect_api"].call({"name": "rude"})
+
+
+def test_kept_output_holds_no_credential_and_any_letters(bench: Bench) -> None:
+    text = "漢字 \ud800\n" * 60_000 + "HF_TOKEN=hf_" + "a1" * 17 + " and s3cr3tword\n"
+    shown = Outputs(bench.folder, secrets=("s3cr3tword",)).bounded(text, name="run")
+    kept = (bench.folder / "outputs" / "001-run.txt").read_text()
+    for one in (shown, kept):
+        assert "hf_a1" not in one
+        assert "s3cr3tword" not in one
+    assert kept.count("漢字") == 60_000
+
+
+def test_the_last_state_of_a_progress_bar_stays() -> None:
+    assert plain("  0%|\r 50%|==\r100%|====\r\ndone\r\n") == "100%|====\ndone\n"
+
+
+def test_a_program_that_is_a_link_is_reported_beside_the_others(bench: Bench, tools: dict[str, Tool]) -> None:
+    (bench.folder / "model.py").symlink_to("/etc/hostname")
+    (bench.folder / "train.py").write_text("def f(:\n")
+    assert "train.py: does not compile" in tools["check_code"].call({})
