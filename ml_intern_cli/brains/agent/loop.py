@@ -289,11 +289,18 @@ class _Loop(Generic[A, T]):
             messages=self.conversation.messages,
             tools=specs,
             max_tokens=_REPLY_TOKENS,
+            force_tool=self._only_call_left(),
         )
         reply, allowance = self._paid(self.agent.model, request, tokens_in=tokens_in)
         self.conversation.hear(reply, allowance=allowance)
         self.agent.purse.settle(allowance, reply.usage, model=self.agent.model)
         return reply
+
+    def _only_call_left(self) -> str | None:
+        """The tool that a model has to call which talked instead, where there is no other."""
+        said = [one["content"] for one in self.conversation.messages if one["role"] == "assistant"]
+        has_talked = bool(said) and not tool_calls(said[-1])
+        return self.job.finish.name if has_talked and not self.job.tools else None
 
     def _make_room(self, room: int) -> int:
         """Tell the conversation again, shorter; returns its new size in tokens."""

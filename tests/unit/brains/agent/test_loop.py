@@ -133,6 +133,7 @@ def test_words_alone_are_asked_to_act_and_stopped_after_three(begin: Any) -> Non
     work: Work = begin([Say("I have done it all."), Say("It works."), DONE])
     assert work.agent().work(job()) == 42
     assert "Nothing is done until a tool does it" in work.server.requests[1].incoming.text
+    assert [one.incoming.forced for one in work.server.requests] == [None, "hand_in", "hand_in"]
 
     claims = begin([Say("Done, all tests pass."), Say("Done."), Say("Done!"), DONE])
     with pytest.raises(Blocked, match="talks and does nothing"):
