@@ -32,7 +32,7 @@ class Bench:
     def run(self, argv: tuple[str, ...], *, limit_s: float) -> Ran:
         printed = self.root / "printed"
         printed.unlink(missing_ok=True)
-        finished = LocalExecutor(self.root / "child.json").run(
+        finished = LocalExecutor().run(
             Job(
                 argv=argv,
                 cwd=self.folder,

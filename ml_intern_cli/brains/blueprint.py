@@ -187,8 +187,9 @@ class BlueprintBrain:
         """Why a path failed, and what its retry changes."""
         return diagnose(evidence)
 
-    def settle(self) -> None:
+    def settle(self, stage: str, path_id: str | None) -> None:
         """Nothing is kept between two answers."""
+        del stage, path_id
 
     @staticmethod
     def _cannot_write(what: str) -> Blocked:

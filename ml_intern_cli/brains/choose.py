@@ -50,6 +50,7 @@ class Surroundings:
         further: Makes the user's own tools.
         preferred: What the config file says: ``anthropic``, ``openai`` and ``cheap`` models, ``effort``.
         tell: Gets the stage and one line on what is being done.
+        sleep: Waits that many seconds.
         note: Tells the user something that belongs to no stage.
     """
 
@@ -61,6 +62,7 @@ class Surroundings:
     lookups: Callable[[], tuple[tuple[Tool, ...], Callable[[], Sequence[str]]]]
     further: Callable[[], tuple[Tool, ...]]
     tell: Callable[[str, str], None]
+    sleep: Callable[[float], None]
     note: Callable[[str], None]
     preferred: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -90,6 +92,7 @@ def choose_brain(wishes: Wishes, surroundings: Surroundings) -> Brain:
             session=surroundings.session,
             purse=surroundings.purse,
             tell=surroundings.tell,
+            sleep=surroundings.sleep,
             secrets=surroundings.secrets,
         )
         for one in (model, cheap)

@@ -22,7 +22,7 @@ from ml_intern_cli.brains.protocol import Diagnosis, Evidence
 from ml_intern_cli.documents.model import Scalar, Verdict
 from ml_intern_cli.documents.plan import PathPlan
 from ml_intern_cli.documents.verify import Judgement, Verify
-from ml_intern_cli.frames import without_explanations
+from ml_intern_cli.frames import says_out_of_memory, without_explanations
 from ml_intern_cli.quantities import format_count, format_duration
 
 Changes = dict[str, Scalar]
@@ -30,9 +30,6 @@ Changes = dict[str, Scalar]
 _PACE_SAFETY = 0.9  # of the measured speed, so that the retry ends inside its slice
 _MOST_LONGER = 4.0  # times the steps; what has not learned by then lacks something else
 _WORTH_LONGER = 1.25  # times the steps; less does not change the outcome
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|OutOfMemoryError|MemoryError|can't allocate memory|Cannot allocate memory"
-)
 _KILL_SIGNALS = {-9, 137}  # the kernel's out-of-memory killer, directly or through a shell
 _FAILED = "train.py: failed: "  # how train.py begins the line that says why
 _CANNOT_START = 2  # exit code of train.py for data or settings that it refuses
@@ -85,7 +82,7 @@ def _out_of_memory(evidence: Evidence) -> Diagnosis | None:
         return None
     killed = evidence.exit_code in _KILL_SIGNALS and not _spent_its_slice(evidence)
     # Only the last line: train.py also notes each time that it recovered from a lack of memory.
-    if not killed and not _OUT_OF_MEMORY.search(f"{_reason(evidence)}\n{_last_line(evidence)}"):
+    if not killed and not says_out_of_memory(f"{_reason(evidence)}\n{_last_line(evidence)}"):
         return None
     path = evidence.path
     symptom = (

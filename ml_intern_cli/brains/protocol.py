@@ -247,6 +247,6 @@ class Brain(Protocol):
         """Why a path failed, and what its retry changes."""
         ...
 
-    def settle(self) -> None:
-        """What was answered since the last call is written down."""
+    def settle(self, stage: str, path_id: str | None) -> None:
+        """What was answered to that stage is written down."""
         ...

@@ -137,13 +137,18 @@ class PresenceOptions:
     ] = False
 
     def to_run_options(
-        self, *, is_headless: bool, until: str | None = None, walls: WallOptions | None = None
+        self,
+        *,
+        is_headless: bool,
+        until: str | None = None,
+        parallel: int | None = None,
+        walls: WallOptions | None = None,
     ) -> RunOptions:
         """As the runs understand them; without a terminal on stdin a run is headless."""
         from ml_intern_cli.runs.options import RunOptions
 
         given = asdict(self) | {"headless": self.headless or is_headless}
-        return RunOptions(**given, **(asdict(walls) if walls else {}), until=until)
+        return RunOptions(**given, **(asdict(walls) if walls else {}), until=until, parallel=parallel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +311,16 @@ UntilOption = Annotated[
     StageName | None,
     typer.Option(
         metavar="STAGE", help=f"Stop after one of: {', '.join(get_args(StageName))}.", rich_help_panel=_COURSE
+    ),
+]
+ParallelOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=64,
+        help="Paths side by side, as far as memory carries them. [default: one per GPU, else 1]",
+        rich_help_panel=_COURSE,
     ),
 ]
 PathOption = Annotated[

@@ -1,7 +1,7 @@
 """Progress on stderr: a live view on a terminal, plain lines without one, nothing with --quiet.
 
-Each finished stage leaves one line. What is going on is drawn below it and redrawn in place, or,
-where nothing can be redrawn, told now and then.
+Each finished stage leaves one line. What is going on is drawn below it and redrawn in place, a line for
+each path that is worked on, or, where nothing can be redrawn, told now and then.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ml_intern_cli.cli.terminal import Glyphs, Terminal
 from ml_intern_cli.quantities import format_duration, format_params
 
 if TYPE_CHECKING:
+    from rich.console import OverflowMethod
     from rich.live import Live
     from rich.text import Text
 
@@ -38,20 +39,38 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._work: tuple[str, str | None, int | None] | None = None
-        self._began_s, self._began_done = 0.0, 0
+        self._total: int | None = None
+        self._began_s, self._began_done = clock(), 0
 
     def timed(self, progress: Progress) -> Progress:
         """The progress, with the time left if that can be told."""
-        work = (progress.stage, progress.path_id, progress.total)
-        if work != self._work:
-            self._work, self._began_s, self._began_done = work, self._clock(), progress.done or 0
+        if progress.total != self._total:
+            self._total, self._began_s, self._began_done = progress.total, self._clock(), progress.done or 0
         took_s = self._clock() - self._began_s
         done = (progress.done or 0) - self._began_done
         if progress.left_s is not None or not progress.total or done <= 0 or took_s < _PACE_AFTER_S:
             return progress
         left = progress.total - (progress.done or 0)
         return replace(progress, left_s=left * took_s / done)
+
+
+class _Work:
+    """A stage that is under way, of one path or of none."""
+
+    def __init__(self, label: str, clock: Callable[[], float]) -> None:
+        self.label = label
+        self.text = ""
+        self.losses: list[float] = []
+        self.told_at_s, self.told_tenth = clock(), 0
+        self._pace = Pace(clock)
+
+    def move_on(self, progress: Progress, glyphs: Glyphs) -> Progress:
+        """Take in where it stands now."""
+        progress = self._pace.timed(progress)
+        if progress.loss is not None:
+            self.losses.append(progress.loss)
+        self.text = progress_text(progress, self.losses, glyphs)
+        return progress
 
 
 class QuietReporter:
@@ -101,10 +120,7 @@ class LineReporter(QuietReporter):
         super().__init__()
         self._terminal = terminal
         self._clock = clock
-        self._pace = Pace(clock)
-        self._losses: list[float] = []
-        self._told_at_s = 0.0
-        self._told_tenth = 0
+        self._works: dict[str | None, _Work] = {}  # by path: one stage at a time of each
 
     def run_opened(self, slug: str, run_dir: Path, request: str) -> None:
         """Work on a run begins or goes on."""
@@ -113,26 +129,19 @@ class LineReporter(QuietReporter):
 
     def stage_started(self, stage: str, path_id: str | None) -> None:
         """A stage begins."""
-        self._losses.clear()
-        self._told_at_s, self._told_tenth = self._clock(), 0
+        self._begin(stage, path_id)
         self._stage_line(self._terminal.glyphs.started, stage, path_id, "started")
 
     def progress(self, progress: Progress) -> None:
         """Long work moved on."""
-        progress = self._pace.timed(progress)
-        if progress.loss is not None:
-            self._losses.append(progress.loss)
-        waited_s = self._clock() - self._told_at_s
+        work = self._work_of(progress)
+        progress = work.move_on(progress, self._terminal.glyphs)
+        waited_s = self._clock() - work.told_at_s
         tenth = progress.done * 10 // progress.total if progress.done and progress.total else 0
-        if waited_s < (_TELL_EVERY_S if tenth > self._told_tenth else _TELL_AT_LEAST_EVERY_S):
+        if waited_s < (_TELL_EVERY_S if tenth > work.told_tenth else _TELL_AT_LEAST_EVERY_S):
             return
-        self._told_at_s, self._told_tenth = self._clock(), tenth
-        self._stage_line(
-            self._terminal.glyphs.started,
-            progress.stage,
-            progress.path_id,
-            progress_text(progress, self._losses, self._terminal.glyphs),
-        )
+        work.told_at_s, work.told_tenth = self._clock(), tenth
+        self._stage_line(self._terminal.glyphs.started, progress.stage, progress.path_id, work.text)
 
     def stage_finished(
         self,
@@ -144,6 +153,7 @@ class LineReporter(QuietReporter):
         details: tuple[str, ...],
     ) -> None:
         """A stage ended."""
+        self._works.pop(path_id, None)
         glyphs = self._terminal.glyphs
         mark, color = {
             "done": (glyphs.done, "green"),
@@ -155,6 +165,17 @@ class LineReporter(QuietReporter):
     def note(self, text: str) -> None:
         """Something worth a line that belongs to no stage."""
         self._terminal.line(f"   {text}")
+
+    def _begin(self, stage: str, path_id: str | None) -> _Work:
+        work = _Work(stage_label(stage, path_id), self._clock)
+        self._works[path_id] = work
+        return work
+
+    def _work_of(self, progress: Progress) -> _Work:
+        """The stage that moved on; some say what they do before they have begun."""
+        work = self._works.get(progress.path_id) or self._begin(progress.stage, progress.path_id)
+        work.label = stage_label(progress.stage, progress.path_id)
+        return work
 
     def _stage_line(
         self, mark: str, stage: str, path_id: str | None, text: str, details: tuple[str, ...] = ()
@@ -170,27 +191,20 @@ class LineReporter(QuietReporter):
 
 
 class LiveReporter(LineReporter):
-    """Redraws one line in place while a stage works. Nothing is drawn between two stages."""
+    """Redraws a line in place for each stage that works. Nothing is drawn between two stages."""
 
     def __init__(self, terminal: Terminal, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(terminal, clock=clock)
         self._live: Live | None = None
-        self._label = ""
-        self._text = ""
 
     def stage_started(self, stage: str, path_id: str | None) -> None:
         """A stage begins."""
-        self._losses.clear()
-        self._label, self._text = stage_label(stage, path_id), ""
+        self._begin(stage, path_id)
         self._start()
 
     def progress(self, progress: Progress) -> None:
         """Long work moved on."""
-        progress = self._pace.timed(progress)
-        if progress.loss is not None:
-            self._losses.append(progress.loss)
-        self._label = stage_label(progress.stage, progress.path_id)
-        self._text = progress_text(progress, self._losses, self._terminal.glyphs)
+        self._work_of(progress).move_on(progress, self._terminal.glyphs)
 
     def stage_finished(
         self,
@@ -204,6 +218,8 @@ class LiveReporter(LineReporter):
         """A stage ended."""
         self.close()
         super().stage_finished(stage, path_id, outcome, summary, seconds, details)
+        if self._works:  # of other paths
+            self._start()
 
     def note(self, text: str) -> None:
         """Something worth a line that belongs to no stage."""
@@ -248,10 +264,13 @@ class LiveReporter(LineReporter):
 
         spinner = self._terminal.glyphs.spinner
         frame = spinner[int(self._clock() * _FRAMES_PER_S) % len(spinner)]
-        line = Text(no_wrap=True, overflow="ellipsis" if self._terminal.is_unicode else "crop")
-        line.append(f" {frame} ", style="cyan")
-        line.append(f"{self._label} ", style="bold")
-        return line.append(self._terminal.fit(self._text))
+        overflow: OverflowMethod = "ellipsis" if self._terminal.is_unicode else "crop"
+        lines = Text(no_wrap=True, overflow=overflow)
+        for number, work in enumerate(tuple(self._works.values())):  # drawn from a thread of its own
+            lines.append(f"{'' if number == 0 else chr(10)} {frame} ", style="cyan")
+            lines.append(f"{work.label} ", style="bold")
+            lines.append(self._terminal.fit(work.text))
+        return lines
 
 
 def make_reporter(terminal: Terminal, *, quiet: bool) -> QuietReporter:

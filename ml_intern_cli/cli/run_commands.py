@@ -27,12 +27,15 @@ def run(
     shaping: opt.StartingOptions,
     walls: opt.WallOptions,
     until: opt.UntilOption = None,
+    parallel: opt.ParallelOption = None,
 ) -> int:
     """From a sentence to a verified, published model, or what is left of it.
 
     The same sentence again, or the run's slug, goes on from the files of the run.
     """
-    run_options = shaping.to_run_options(is_headless=session.is_headless, until=until, walls=walls)
+    run_options = shaping.to_run_options(
+        is_headless=session.is_headless, until=until, parallel=parallel, walls=walls
+    )
     outcome = session.runs.run(target, run_options)
     session.show(outcome, outcome_lines)
     return outcome.exit_code

@@ -82,6 +82,10 @@ class RunLayout:
         """Append-only log, one JSON row per event."""
         return self.root / "events.jsonl"
 
+    def scratch_of(self, path_id: str | None) -> Path:
+        """The scratch folder of one path's stages, or of those that are of no path."""
+        return self.scratch / ("run" if path_id is None else path_folder(path_id))
+
     def document(self, name: str) -> Path:
         """A document of the run, such as ``PLAN.md`` or ``path-a/SMOKE.md``."""
         return self.root / name

@@ -44,8 +44,17 @@ _MOST_PROCESSES = 512
 class Job:
     """One program to run.
 
-    ``limit_s`` is when it is asked to stop, ``grace_s`` how long it then has before it is killed.
-    ``openings`` is what it may see and write besides its home.
+    Attributes:
+        home: Its home folder.
+        limit_s: When it is asked to stop.
+        grace_s: How long it then has before it is killed.
+        stdout: Where its output goes; ``None``: thrown away.
+        stderr: The same of its errors.
+        openings: What it may see and write besides its home.
+        device: The only GPU that it sees, as CUDA_VISIBLE_DEVICES has it; ``None``: all there are.
+        child_file: Where its identity stands while it runs, so that a later process can end an orphan
+            that outlived its parent.
+        is_over: Asked about twice a second; once it says so, its time is spent whatever ``limit_s`` says.
     """
 
     argv: tuple[str, ...]
@@ -53,9 +62,12 @@ class Job:
     home: Path
     limit_s: float
     grace_s: float
-    stdout: Path | None = None  # None: thrown away
+    stdout: Path | None = None
     stderr: Path | None = None
     openings: Openings = field(default_factory=Openings)
+    device: str | None = None
+    child_file: Path | None = None
+    is_over: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +94,14 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Runs programs on this machine.
+    """Runs programs on this machine, from any thread.
 
     Args:
-        child_file: Where the running child's identity stands, so that a later process can end an
-            orphan that outlived its parent.
         wall: Behind which the programs run; ``None``: the one that this machine has.
         image: For Docker, what the container is made from.
     """
 
-    def __init__(self, child_file: Path, *, wall: Wall | None = None, image: str = "") -> None:
-        self._child_file = child_file
+    def __init__(self, *, wall: Wall | None = None, image: str = "") -> None:
         self._wall = wall
         self._image = image
 
@@ -122,7 +131,8 @@ class LocalExecutor:
                 start_new_session=True,
                 preexec_fn=preparation(most_bytes=most_file_bytes(job.home)),  # noqa: PLW1509
             )
-            self._remember(child.pid, start.container)
+            if job.child_file is not None:
+                _remember(job.child_file, child.pid, start.container)
             try:
                 out_of_time, killed = _watch(child, job, started, on_tick)
             except BaseException:
@@ -135,7 +145,8 @@ class LocalExecutor:
                 end_group(child)
                 if start.container is not None:
                     docker.remove(start.container)
-                self._child_file.unlink(missing_ok=True)
+                if job.child_file is not None:
+                    job.child_file.unlink(missing_ok=True)
         finished = Finished(exit_code(child), seconds, out_of_time=out_of_time, killed=killed)
         if start.container is not None:
             _raise_if_not_started(finished, job, self._image)
@@ -143,7 +154,7 @@ class LocalExecutor:
 
     def _start(self, job: Job) -> _Start:
         """How the job is started behind the wall."""
-        surroundings = environment(job.home)
+        surroundings = environment(job.home, device=job.device)
         openings = replace(job.openings, writable=(*job.openings.writable, job.home))
         if self.wall is Wall.BUBBLEWRAP:
             surroundings.pop("TMPDIR", None)  # it has a /tmp of its own
@@ -162,14 +173,6 @@ class LocalExecutor:
             return _Start(argv, docker.client_environment(), name)
         return _Start(job.argv, surroundings)
 
-    def _remember(self, pid: int, container: str | None) -> None:
-        try:
-            known = {"child": identity(pid), "parent": identity(os.getpid()), "container": container}
-        except psutil.NoSuchProcess:
-            return
-        self._child_file.parent.mkdir(parents=True, exist_ok=True)
-        self._child_file.write_text(json.dumps(known), encoding="utf-8")
-
 
 @dataclass(frozen=True, slots=True)
 class _Start:
@@ -178,6 +181,15 @@ class _Start:
     argv: tuple[str, ...]
     environment: dict[str, str]
     container: str | None = None
+
+
+def _remember(file: Path, pid: int, container: str | None) -> None:
+    try:
+        known = {"child": identity(pid), "parent": identity(os.getpid()), "container": container}
+    except psutil.NoSuchProcess:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known), encoding="utf-8")
 
 
 def _watch(
@@ -193,7 +205,7 @@ def _watch(
 
     while True:
         left = job.limit_s - (time.monotonic() - started)
-        if left <= 0:
+        if left <= 0 or job.is_over():
             return True, stop_group(child, job.grace_s)
         if has_ended(
             child,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.errors import InvalidInput
@@ -36,8 +35,8 @@ class SandboxSettings:
         return replace(self, wall=wall or self.wall, docker_image=docker_image or self.docker_image)
 
 
-def make_executor(child_file: Path, settings: SandboxSettings) -> LocalExecutor:
-    """The executor behind the chosen wall; ``child_file`` as for LocalExecutor.
+def make_executor(settings: SandboxSettings) -> LocalExecutor:
+    """The executor behind the chosen wall.
 
     Raises:
         InvalidInput: there is no such wall, or it does not stand on this machine.
@@ -45,7 +44,7 @@ def make_executor(child_file: Path, settings: SandboxSettings) -> LocalExecutor:
     from ml_intern_cli.executors.process import LocalExecutor
 
     if settings.wall == AUTO:
-        return LocalExecutor(child_file)
+        return LocalExecutor()
     if settings.wall not in CHOICES:
         raise InvalidInput(
             f"there is no wall named {settings.wall!r}", hint=f"choose one of: {', '.join(CHOICES)}"
@@ -59,7 +58,7 @@ def make_executor(child_file: Path, settings: SandboxSettings) -> LocalExecutor:
         from ml_intern_cli.executors import docker
 
         image = docker.require(settings.docker_image)
-    return LocalExecutor(child_file, wall=wall, image=image)
+    return LocalExecutor(wall=wall, image=image)
 
 
 def how_to_get_bubblewrap() -> tuple[str, str]:

@@ -29,9 +29,16 @@ _MOST_OF_FREE_DISK = 0.9  # in one file
 _LEAST_FILE_BYTES = 1 << 30  # on a disk that is nearly full the error should say that it is full
 
 
-def environment(home: Path) -> dict[str, str]:
-    """The child's environment: allow-listed names, a home of its own, no way to the Hub."""
+def environment(home: Path, *, device: str | None = None) -> dict[str, str]:
+    """The child's environment: allow-listed names, a home of its own, no way to the Hub.
+
+    Args:
+        home: Its home.
+        device: The only GPU that it is to see; ``None``: those that this process sees.
+    """
     inherited = {name: os.environ[name] for name in _ALLOWED if name in os.environ}
+    if device is not None:
+        inherited["CUDA_VISIBLE_DEVICES"] = device
     return inherited | {
         "HOME": str(home),
         "HF_HOME": str(home / "huggingface"),

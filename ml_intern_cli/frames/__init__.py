@@ -17,6 +17,10 @@ SNIPPET = "<-c>"
 
 LONGEST = 4_000  # characters of an explanation
 
+_OUT_OF_MEMORY = (
+    "out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "cannot allocate memory",
+    "unable to allocate",
+)  # fmt: skip
 _BEGIN = "--- the failing lines, innermost first, and the shapes in them ---"
 _END = "--- end of the failing lines ---"
 
@@ -73,6 +77,11 @@ def explanation_in(log: str) -> str:
         return ""
     begin = next((index for index in reversed(range(end)) if lines[index] in {_BEGIN, _END}), -1)
     return "\n".join(lines[begin + 1 : end])
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message is about memory that could not be had, be it Python's, PyTorch's or NumPy's."""
+    return any(words in text.casefold() for words in _OUT_OF_MEMORY)
 
 
 def _plain(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType, FunctionType, TracebackType, WrapperDescriptorType
 from typing import Any
 
-from ml_intern_cli.frames import LONGEST
+from ml_intern_cli.frames import LONGEST, says_out_of_memory
 from ml_intern_cli.frames.lookup import (
     MISSING,
     Found,
@@ -40,7 +40,6 @@ _LONGEST_HEADLINE = 500
 _LONGEST_NAME = 40
 _LONGEST_ROW = 200
 _MARGIN = 60  # characters for the lines that say what was left out
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate")
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -184,9 +183,7 @@ def _unique(found: Iterable[Row]) -> Iterator[Row]:
 
 
 def _ran_out_of_memory(error: BaseException, text: str) -> bool:
-    return any(base is MemoryError for base in mro(type(error))) or any(
-        words in text.casefold() for words in _OUT_OF_MEMORY
-    )
+    return any(base is MemoryError for base in mro(type(error))) or says_out_of_memory(text)
 
 
 def _largest(steps: list[_Step]) -> str:

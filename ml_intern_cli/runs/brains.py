@@ -70,6 +70,7 @@ def brain_of(
     settings: Surroundings,
     *,
     reporter: Reporter,
+    sleep: Callable[[float], None],
     caps: Caps,
     ask: Ask | None,
     until_the_end: ExitStack,
@@ -82,6 +83,7 @@ def brain_of(
         options: What was said now.
         settings: Accounts and addresses.
         reporter: Is told what the brain does.
+        sleep: Waits, for a service to answer again.
         caps: Caps that options gave.
         ask: Puts a question to the user; ``None`` when nobody is there.
         until_the_end: Holds what lives as long as the brain does: MCP servers.
@@ -126,6 +128,7 @@ def brain_of(
             lookups=lambda: _lookups(settings),
             further=lambda: _mcp_tools(settings, reporter, ask, until_the_end),
             tell=tell,
+            sleep=sleep,
             note=reporter.note,
             preferred=settings.config.preferred,
             secrets=settings.secrets,

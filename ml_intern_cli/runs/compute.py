@@ -1,14 +1,16 @@
 """The budget, enforced: the only door to spending compute.
 
 Checked before each program starts, counted while it runs, and stopped at the smaller of the
-program's own limit and what is left under the cap. What was spent stands in events.jsonl and in
-BUDGET.md; the larger of the two counts, so that deleting one of them buys nothing.
+program's own limit and what is left under the cap; programs that run side by side share what is
+left. What was spent stands in events.jsonl and in BUDGET.md; the larger of the two counts, so that
+deleting one of them buys nothing.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 
 from ml_intern_cli.documents import layout as names
@@ -19,27 +21,51 @@ from ml_intern_cli.executors.process import Executor, Finished, Job
 from ml_intern_cli.executors.walls import Openings, Wall
 from ml_intern_cli.runs.consent import Consent
 from ml_intern_cli.runs.events import record, spent_s
-from ml_intern_cli.runs.outputs import rewrite
+from ml_intern_cli.runs.outputs import update
 from ml_intern_cli.stages.base import read_document
 
 _RECORD_EVERY_S = 15.0  # what a kill -9 of this process can leave uncounted
 _LEAST_S = 1.0  # under this no program could even start
 
 
-class BudgetedCompute:
-    """Runs the programs of one run and counts their seconds.
+class _Running:
+    """The programs of this process that run now, and what of their seconds is not written down yet."""
 
-    Args:
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.uncounted_s: dict[object, float] = {}
+
+    @property
+    def has_several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.uncounted_s) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetedCompute:
+    """Runs the programs of one run and counts their seconds, from any thread.
+
+    Attributes:
         layout: The run.
         executor: Runs them.
-        consent: Asked before code that does not ship with this program runs without a wall; ``None``:
-            there is nobody to ask, and none runs.
+        consent: Asked before code that does not ship with this program runs without a wall.
+        interrupt: Called about twice a second while a program runs; what it raises ends the program.
+        path_id: Whose programs run; see ``on``.
+        device: The only GPU that they see; ``None``: all there are.
     """
 
-    def __init__(self, layout: RunLayout, executor: Executor, *, consent: Consent | None = None) -> None:
-        self._layout = layout
-        self._executor = executor
-        self._consent = consent or Consent(layout)
+    layout: RunLayout
+    executor: Executor
+    _: KW_ONLY
+    consent: Consent
+    interrupt: Callable[[], None] = lambda: None
+    path_id: str | None = None
+    device: str | None = None
+    _running: _Running = field(default_factory=_Running)
+
+    def on(self, path_id: str | None, *, device: str | None) -> BudgetedCompute:
+        """The same budget, for what one path runs; ``None``: for what is of no path."""
+        return replace(self, path_id=path_id, device=device)
 
     def cap_s(self) -> float:
         """The cap as BUDGET.md says it now; a person may raise it while a run goes on."""
@@ -47,7 +73,9 @@ class BudgetedCompute:
 
     def used_s(self) -> float:
         """What was spent so far."""
-        return max(self._budget().gpu_min_used * 60, sum(spent_s(self._layout).values()))
+        with self._running.lock:  # what is being written down is counted once
+            written_s = max(self._budget().gpu_min_used * 60, sum(spent_s(self.layout).values()))
+            return written_s + sum(self._running.uncounted_s.values())
 
     def remaining_s(self, *, slack_s: float = 0.0) -> float:
         """What is left under the cap, or that much above it."""
@@ -60,7 +88,6 @@ class BudgetedCompute:
         what: str,
         cwd: Path,
         limit_s: float,
-        path_id: str | None = None,
         stdout: Path | None = None,
         stderr: Path | None = None,
         on_tick: Callable[[float], None] | None = None,
@@ -79,35 +106,52 @@ class BudgetedCompute:
         Raises:
             Blocked: the cap is reached, or there is no wall and foreign code may not run without one.
         """
-        if self._executor.wall is Wall.NONE:
-            self._consent.require(argv, cwd=cwd)
-        left_s = self.remaining_s(slack_s=_slack_s(self.cap_s()) if reserved else 0.0)
-        allowed_s = min(limit_s, left_s)
+        if self.executor.wall is Wall.NONE:
+            self.consent.require(argv, cwd=cwd)
+
+        def left_s() -> float:
+            return self.remaining_s(slack_s=_slack_s(self.cap_s()) if reserved else 0.0)
+
+        allowed_s = min(limit_s, left_s())
         if allowed_s < _LEAST_S:
             raise self.exhausted(what)
+        has_hit_cap = False
+
+        def is_over() -> bool:
+            """Whether programs beside this one have used up what was there for it."""
+            nonlocal has_hit_cap
+            has_hit_cap = self._running.has_several and left_s() <= 0
+            return has_hit_cap
+
+        scratch = self.layout.scratch_of(self.path_id)
+        own = "child.json" if self.path_id is None else f"child.{self.path_id}.json"
         job = Job(
             argv=argv,
             cwd=cwd,
-            home=self._layout.scratch / "home",
+            home=scratch / "home",
             limit_s=allowed_s,
             grace_s=_LEAST_S if reserved else _grace_s(allowed_s),  # what judges has no checkpoint to write
             stdout=stdout,
             stderr=stderr,
-            openings=Openings(readable=(self._layout.root,), writable=writable, hidden=hidden),
+            openings=Openings(readable=(self.layout.root,), writable=writable, hidden=hidden),
+            device=self.device,
+            child_file=self.layout.receipts / own,
+            is_over=is_over,
         )
-        meter = _Meter(lambda seconds: self._spend(seconds, what=what, path_id=path_id))
+        meter = _Meter(self._running, lambda seconds: self._spend(seconds, what=what))
 
         def tick(elapsed_s: float) -> None:
             meter.read(elapsed_s)
+            self.interrupt()
             if on_tick is not None:
                 on_tick(elapsed_s)
 
         try:
-            finished = self._executor.run(job, on_tick=tick)
-            meter.elapsed_s = finished.seconds
+            finished = self.executor.run(job, on_tick=tick)
+            meter.read(finished.seconds)
         finally:
-            meter.settle()
-        if reserved and finished.out_of_time and allowed_s < limit_s:
+            meter.end()
+        if reserved and finished.out_of_time and (has_hit_cap or allowed_s < limit_s):
             # The cap ended it, which says nothing about what was judged.
             raise self.exhausted(what)
         return finished
@@ -119,40 +163,57 @@ class BudgetedCompute:
             f"no budget for {what}",
             why=f"{used_min:.1f} of {cap_min:.1f} minutes of compute are spent",
             ways_on=(
-                f"ml-intern run {self._layout.slug} --time-budget {max(1, round(cap_min * 2))}m",
+                f"ml-intern run {self.layout.slug} --time-budget {max(1, round(cap_min * 2))}m",
                 "raise compute_cap in BUDGET.md (hours) and run the same command again",
             ),
         )
 
-    def _spend(self, seconds: float, *, what: str, path_id: str | None) -> None:
-        record(self._layout, "spend", path=path_id, seconds=round(seconds, 3), what=what)
-        budget = self._budget()
-        used_min = round(max(budget.gpu_min_used, sum(spent_s(self._layout).values()) / 60), 3)
-        if used_min != budget.gpu_min_used:
-            updated = budget.model_copy(update={"gpu_min_used": used_min})
-            rewrite(self._layout, names.BUDGET, updated)
+    def _spend(self, seconds: float, *, what: str) -> None:
+        record(self.layout, "spend", path=self.path_id, seconds=round(seconds, 3), what=what)
+
+        def count(budget: Budget) -> Budget:
+            used_min = round(max(budget.gpu_min_used, sum(spent_s(self.layout).values()) / 60), 3)
+            return budget.model_copy(update={"gpu_min_used": used_min})
+
+        update(self.layout, Budget, names.BUDGET, count)
 
     def _budget(self) -> Budget:
-        return read_document(self._layout, Budget, names.BUDGET)
+        return read_document(self.layout, Budget, names.BUDGET)
 
 
-@dataclass
 class _Meter:
     """Counts a running program's seconds in portions."""
 
-    spend: Callable[[float], None]
-    elapsed_s: float = 0.0
-    counted_s: float = 0.0
+    def __init__(self, running: _Running, spend: Callable[[float], None]) -> None:
+        self._running = running
+        self._spend = spend
+        self._elapsed_s = self._counted_s = 0.0
+        self.read(0.0)
 
     def read(self, elapsed_s: float) -> None:
-        self.elapsed_s = elapsed_s
-        if elapsed_s - self.counted_s >= _RECORD_EVERY_S:
-            self.settle()
+        """So long it has run now."""
+        self._elapsed_s = elapsed_s
+        with self._running.lock:
+            self._running.uncounted_s[self] = elapsed_s - self._counted_s
+        if elapsed_s - self._counted_s >= _RECORD_EVERY_S:
+            self._settle()
 
-    def settle(self) -> None:
-        if self.elapsed_s > self.counted_s:
-            portion_s, self.counted_s = self.elapsed_s - self.counted_s, self.elapsed_s
-            self.spend(portion_s)
+    def end(self) -> None:
+        """It has ended."""
+        try:
+            self._settle()
+        finally:
+            with self._running.lock:
+                self._running.uncounted_s.pop(self, None)
+
+    def _settle(self) -> None:
+        portion_s = self._elapsed_s - self._counted_s
+        if portion_s <= 0:
+            return
+        with self._running.lock:
+            self._counted_s = self._elapsed_s
+            self._running.uncounted_s[self] = 0.0
+            self._spend(portion_s)
 
 
 def _slack_s(seconds: float) -> float:

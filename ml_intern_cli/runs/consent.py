@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ class Consent:
         self._given = given
         self._standing = standing
         self._memory = StageMemory(layout, name=_FILE)
+        self._one_at_a_time = threading.Lock()
         self._allowed: set[str] = set()  # here and now, should it not be possible to write it down
 
     def require(self, argv: tuple[str, ...], *, cwd: Path) -> None:
@@ -62,15 +64,16 @@ class Consent:
         Raises:
             Blocked: the user said no, or there is nobody to ask.
         """
-        drop_caches(argv, cwd=cwd, root=self._layout.root)
-        code = foreign_code(argv, cwd=cwd, root=self._layout.root)
-        unknown = tuple(one for one in code if not self._is_allowed(one))
-        if not unknown or self._standing:
-            return
-        if not self._given and not self._says_yes(unknown):
-            raise self._blocked(unknown)
-        for one in unknown:
-            self._allow(one)
+        with self._one_at_a_time:  # what is allowed for one path need not be asked for another
+            drop_caches(argv, cwd=cwd, root=self._layout.root)
+            code = foreign_code(argv, cwd=cwd, root=self._layout.root)
+            unknown = tuple(one for one in code if not self._is_allowed(one))
+            if not unknown or self._standing:
+                return
+            if not self._given and not self._says_yes(unknown):
+                raise self._blocked(unknown)
+            for one in unknown:
+                self._allow(one)
 
     def _says_yes(self, code: tuple[Code, ...]) -> bool:
         from ml_intern_cli.brains.protocol import Question

@@ -6,12 +6,15 @@ import errno
 import json
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ml_intern_cli.errors import MlInternError, StorageFailed
+
+_LOGS = threading.Lock()  # threads of this process append to them; no other process does
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -43,7 +46,7 @@ def append_line(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as file:
+        with _LOGS, path.open("ab+") as file:
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
@@ -58,10 +61,11 @@ def append_line(path: Path, text: str) -> None:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON rows of a log; torn or foreign lines are passed over."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with _LOGS:
+            text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    for line in lines:
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

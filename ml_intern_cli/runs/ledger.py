@@ -11,7 +11,7 @@ from ml_intern_cli.documents.registry import load
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.runs import money
 from ml_intern_cli.runs.events import spent_s
-from ml_intern_cli.runs.outputs import rewrite
+from ml_intern_cli.runs.outputs import rewrite, update
 from ml_intern_cli.runs.state import RunState, StageState
 from ml_intern_cli.stages.base import D, read_document
 
@@ -34,7 +34,7 @@ def sync(state: RunState) -> None:
         rows[path.id] = _row(state, path, gpu_min=max(recorded_min, spent.get(path.id, 0.0) / 60))
     new = Experiments(rows=tuple(rows.values()))
     if new != old:
-        _write(state, names.EXPERIMENTS, new)
+        rewrite(layout, names.EXPERIMENTS, new)
     _sync_budget(state, new, total_min=sum(spent.values()) / 60)
 
 
@@ -75,17 +75,17 @@ def _status(state: RunState, path: PathPlan) -> tuple[PathStatus, str | None]:
 def _sync_budget(state: RunState, experiments: Experiments, *, total_min: float) -> None:
     if not state.layout.document(names.BUDGET).is_file():
         return  # clarify is due, which writes it
-    budget = read_document(state.layout, Budget, names.BUDGET)
     launched = [row for row in experiments.rows if row.status is not PathStatus.QUEUED]
-    updated = budget.model_copy(
-        update={
+
+    def count(budget: Budget) -> Budget:
+        counted = {
             "paths_launched": sum(row.retry_of is None for row in launched),
             "retries_used": sum(row.retry_of is not None for row in launched),
             "gpu_min_used": round(max(budget.gpu_min_used, total_min), 3),
         }
-    )
-    if updated != budget:
-        _write(state, names.BUDGET, updated)
+        return budget.model_copy(update=counted)
+
+    update(state.layout, Budget, names.BUDGET, count)
 
 
 def _load_experiments(state: RunState) -> Experiments:
@@ -100,7 +100,3 @@ def _optional(state: RunState, kind: type[D], path_id: str, name: str) -> D | No
         return None
     document = load(file, source=f"{names.path_folder(path_id)}/{name}")
     return document if isinstance(document, kind) else None
-
-
-def _write(state: RunState, name: str, document: Experiments | Budget) -> None:
-    rewrite(state.layout, name, document)

@@ -22,7 +22,7 @@ from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.runs.events import record
 from ml_intern_cli.runs.files import read_rows
-from ml_intern_cli.runs.outputs import rewrite
+from ml_intern_cli.runs.outputs import update
 from ml_intern_cli.stages.base import read_document
 
 if TYPE_CHECKING:
@@ -212,12 +212,13 @@ def sync(layout: RunLayout) -> None:
     """Bring BUDGET.md up to what the events say."""
     if not layout.document(names.BUDGET).is_file():
         return  # clarify is due, which writes it
-    budget = read_document(layout, Budget, names.BUDGET)
-    uses = model_use(layout)
-    usd = max(budget.usd_used, round(sum(one.usd for one in uses), 6))
-    updated = budget.model_copy(update={"usd_used": usd, "model_use": uses or budget.model_use})
-    if updated != budget:
-        rewrite(layout, names.BUDGET, updated)
+
+    def count(budget: Budget) -> Budget:
+        uses = model_use(layout)
+        usd = max(budget.usd_used, round(sum(one.usd for one in uses), 6))
+        return budget.model_copy(update={"usd_used": usd, "model_use": uses or budget.model_use})
+
+    update(layout, Budget, names.BUDGET, count)
 
 
 _STAGE = re.compile(r"[a-z]+( [a-z][a-z0-9-]*)?")

@@ -25,6 +25,7 @@ class RunOptions:
     token_budget: int | None = None
     max_paths: int | None = None
     max_retries: int | None = None
+    parallel: int | None = None
     max_usd: float | None = None
     publish: str | None = None
     with_session: bool = False

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +20,10 @@ from ml_intern_cli.documents.registry import load, render
 from ml_intern_cli.errors import InvalidDocument
 from ml_intern_cli.runs.files import storage_failed, write_atomic
 from ml_intern_cli.runs.receipts import Receipt, text_sha256
-from ml_intern_cli.stages.base import Stage, StageResult
+from ml_intern_cli.stages.base import D, Stage, StageResult, read_document
+
+_DOCUMENTS = threading.RLock()
+"""Paths that are worked on side by side write the same documents."""
 
 # In these a person has a say; field by field, what the user changed survives a new version.
 _SHARED_WITH_USER = frozenset({TASK, BUDGET, RESEARCH, PLAN})
@@ -46,25 +51,42 @@ def write_outputs(
         ours: Hashes of all texts that any stage wrote; the rest is somebody's own.
     """
     writer = _Writer(layout, stage, before, ours)
-    for name, text in result.files.items():
-        writer.file(name, text)
-    for name, document in result.documents.items():
-        writer.document(name, document)
+    with _DOCUMENTS:
+        for name, text in result.files.items():
+            writer.file(name, text)
+        for name, revise in result.revisions.items():
+            writer.revision(name, revise(load(layout.document(name), source=name)))
+        for name, document in result.documents.items():
+            writer.document(name, document)
     return writer.written
 
 
 def archive(layout: RunLayout, name: str) -> None:
     """Move a file or folder of the run to .history/; nothing that a person may have touched is deleted."""
     source = layout.root / name
-    if not os.path.lexists(source):
-        return
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     target = layout.history / stamp / name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(source, target)
-    except OSError as error:
-        raise storage_failed(error, source) from error
+    with _DOCUMENTS:
+        if not os.path.lexists(source):
+            return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(source, target)
+        except OSError as error:
+            raise storage_failed(error, source) from error
+
+
+def update(layout: RunLayout, kind: type[D], name: str, change: Callable[[D], D]) -> None:
+    """Change a document, if that changes anything, whoever else of this process writes to it.
+
+    Raises:
+        InvalidDocument: it does not parse.
+    """
+    with _DOCUMENTS:
+        before = read_document(layout, kind, name)
+        after = change(before)
+        if after != before:
+            rewrite(layout, name, after)
 
 
 def rewrite(layout: RunLayout, name: str, document: Model) -> None:
@@ -128,6 +150,11 @@ class _Writer:
         text = render(document)
         write_atomic(path, text)
         self.written.outputs[name] = text_sha256(text)
+
+    def revision(self, name: str, document: Model) -> None:
+        """Write what became of a document; it was made of what stood there, edits included."""
+        rewrite(self._layout, name, document)
+        self.written.outputs[name] = text_sha256(render(document))
 
     def _edited(self, name: str) -> dict[str, Any] | None:
         """What a document says now; retries that the program planned are no edit of the user's."""

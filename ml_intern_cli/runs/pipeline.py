@@ -3,6 +3,9 @@
 The only writer of state. Around each stage: receipt "started" → run → files and documents, each
 atomically → receipt "done" last. A process that dies in between leaves "started" or an older
 receipt, and the next one redoes that stage.
+
+Paths are worked on one at a time, or side by side where the machine carries it (``crew``); what is
+done is the same, and so is what a process that dies leaves.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.documents.registry import render
 from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
 from ml_intern_cli.runs import ledger
+from ml_intern_cli.runs.compute import BudgetedCompute
+from ml_intern_cli.runs.crew import Crew, Ending, Halt, Seat, remember_most
 from ml_intern_cli.runs.events import record
 from ml_intern_cli.runs.files import write_atomic
 from ml_intern_cli.runs.outputs import archive, write_outputs
@@ -44,11 +49,17 @@ class Pipeline:
     """One run's stages, ready to go on from its files.
 
     Attributes:
-        context: What stages are given; the path is filled in per stage.
+        context: What stages are given; what depends on the path is filled in per stage.
+        compute: The budget, of which each stage is given its part.
+        halt: Stops the threads of paths that are worked on side by side.
+        seats: Places to work side by side, for models of so many parameters.
         notify: Sends an event's message to wherever the user is; what failed comes back, a line each.
     """
 
     context: StageContext
+    compute: BudgetedCompute
+    halt: Halt
+    seats: Callable[[int], tuple[Seat, ...]]
     reporter: Reporter
     notify: Callable[[str, str], tuple[str, ...]]
 
@@ -63,25 +74,53 @@ class Pipeline:
         Raises:
             MlInternError: a stage ended and its outputs still do not hold; it is not run again and again.
         """
-        ran: StageStatus | None = None
+        seats: tuple[Seat, ...] = ()
+        ran = _Ran(self.layout.slug)
         while True:
-            state = RunState(self.layout)
-            ledger.sync(state)
+            state = self._look()
             status = state.next()
             if status is None:
                 return End.COMPLETE
             if until is not None and _is_past(status.stage, until):
                 return End.FAILED if state.all_failed else End.REACHED
-            again = ran is not None and (status.stage, status.path_id) == (ran.stage, ran.path_id)
-            if again and status.state is not StageState.STALE:  # stale: edited while it ran
-                reason = status.reason or "its outputs do not hold"
-                raise MlInternError(
-                    f"{status.stage} ended, but it is {status.state}: {reason}",
-                    hint=f"ml-intern status {self.layout.slug}",
-                )
-            if self._step(STAGES[status.stage], status.path_id) is None:
+            if status.path_id is not None and state.plan is not None:
+                seats = seats or self.seats(state.plan.params_planned)
+            if status.path_id is not None and len(seats) > 1:
+                if self._advance_paths(seats, ran, until=until) is Ending.BLOCKED:
+                    return End.BLOCKED
+                seats = ()  # they may be fewer now
+                continue
+            ran.refuse_again(status, alone=True)
+            if self._step(STAGES[status.stage], status.path_id) is Ending.BLOCKED:
                 return End.BLOCKED
-            ran = status
+
+    def _advance_paths(self, seats: tuple[Seat, ...], ran: _Ran, *, until: str | None) -> Ending:
+        """Run what is left of the paths, side by side."""
+
+        def step(status: StageStatus, seat: Seat, had_company: Callable[[], bool]) -> Ending:
+            return self._step(STAGES[status.stage], status.path_id, seat, had_company=had_company)
+
+        with Crew(step, self.halt, list(seats)) as crew:
+            while True:
+                due = (one for one in self._look().ready() if until is None or not _is_past(one.stage, until))
+                for status in due:
+                    if status.path_id is not None and not crew.is_full and not crew.is_at(status.path_id):
+                        ran.refuse_again(status)
+                        crew.start(status)
+                if crew.is_idle:
+                    return Ending.DONE
+                status, ending = crew.wait()
+                if ending is Ending.BLOCKED:  # the others end their steps, and that is it
+                    return ending
+                if ending is Ending.CROWDED:
+                    ran.forget(status)
+                    crew.shrink()
+
+    def _look(self) -> RunState:
+        """What the files say now, with the ledger brought up to it."""
+        state = RunState(self.layout)
+        ledger.sync(state)
+        return state
 
     def redo(self, stage_name: str, path_id: str | None) -> End:
         """Run one stage now, if what it needs is there.
@@ -90,15 +129,14 @@ class Pipeline:
             InvalidInput: an earlier stage is not done, or there is no such path.
         """
         stage = STAGES[stage_name]
-        ledger.sync(RunState(self.layout))
-        outcomes = set()
+        self._look()
+        endings = set()
         for one in self._targets(stage, path_id):
-            outcome = self._step(stage, one)
-            if outcome is None:
+            endings.add(self._step(stage, one))
+            if Ending.BLOCKED in endings:
                 return End.BLOCKED
-            outcomes.add(outcome)
-        ledger.sync(RunState(self.layout))
-        return End.FAILED if outcomes == {Outcome.FAILED} else End.REACHED
+        self._look()
+        return End.FAILED if endings == {Ending.FAILED} else End.REACHED
 
     def _targets(self, stage: Stage, path_id: str | None) -> tuple[str | None, ...]:
         state = RunState(self.layout)
@@ -127,8 +165,15 @@ class Pipeline:
         wanted = (path_id,) if path_id is not None else state.path_ids
         return tuple(one for one in wanted if state.status(stage.name, one).state is not StageState.SKIPPED)
 
-    def _step(self, stage: Stage, path_id: str | None) -> Outcome | None:
-        """Run one stage and write it down. ``None`` when the user is needed."""
+    def _step(
+        self,
+        stage: Stage,
+        path_id: str | None,
+        seat: Seat = Seat(),  # noqa: B008, it never changes
+        *,
+        had_company: Callable[[], bool] = lambda: False,
+    ) -> Ending:
+        """Run one stage and write it down."""
         began = time.monotonic()
         self.reporter.stage_started(stage.name, path_id)
         receipts = RunState(self.layout).receipts
@@ -142,7 +187,9 @@ class Pipeline:
         receipts.stamp()
         receipts.save(replace(known, state="started", inputs=inputs))
         record(self.layout, "stage_started", stage=stage.name, path=path_id)
-        context = replace(self.context, path_id=path_id)
+        memory = StageMemory.of(self.layout, path_id)
+        compute = self.compute.on(path_id, device=seat.device)
+        context = replace(self.context, path_id=path_id, compute=compute, memory=memory)
         self._clear_blocker(stage)
         try:
             announced = stage.announces(context) if stage.announces else None
@@ -153,7 +200,7 @@ class Pipeline:
             if before is not None:  # what it last did still stands, should the user take the change back
                 receipts.save(before)
             self._block(stage, path_id, blocked, seconds=time.monotonic() - began)
-            return None
+            return Ending.BLOCKED
         except MlInternError as error:
             message = scrub(error.message)
             record(self.layout, "stage_failed", stage=stage.name, path=path_id, message=message)
@@ -164,10 +211,13 @@ class Pipeline:
             record(self.layout, "stage_stopped", stage=stage.name, path=path_id)
             self.reporter.stage_finished(stage.name, path_id, "stopped", "interrupted", seconds, ())
             raise
+        if result.out_of_memory and had_company():
+            self._crowd_out(stage, path_id, result, seconds=time.monotonic() - began)
+            return Ending.CROWDED
         written = write_outputs(self.layout, stage, result, before, ours=receipts.written_texts())
         seconds = time.monotonic() - began
         # An input that the stage itself wrote counts as it is now.
-        own = set(result.documents)
+        own = {*result.documents, *result.revisions}
         inputs |= {key: one for key, one in self._digests(stage, path_id).items() if key.split("#")[0] in own}
         receipts.save(
             Receipt(
@@ -182,11 +232,11 @@ class Pipeline:
                 base=written.base,
             )
         )
-        self.context.brain.settle()
-        StageMemory(self.layout).forget()
-        shutil.rmtree(self.layout.scratch, ignore_errors=True)
+        self.context.brain.settle(stage.name, path_id)
+        memory.forget()
+        shutil.rmtree(context.scratch, ignore_errors=True)
         self._announce(stage, path_id, result, written.kept, seconds)
-        return result.outcome
+        return Ending.FAILED if result.outcome is Outcome.FAILED else Ending.DONE
 
     def _announce(
         self, stage: Stage, path_id: str | None, result: StageResult, kept: list[str], seconds: float
@@ -205,6 +255,13 @@ class Pipeline:
         self.reporter.stage_finished(stage.name, path_id, outcome, result.summary, seconds, details)
         for event, message in result.notify:
             self._tell(event, message, path_id=path_id)
+
+    def _crowd_out(self, stage: Stage, path_id: str | None, result: StageResult, *, seconds: float) -> None:
+        """A path that failed beside others for want of memory is not to blame: it goes on, alone."""
+        remember_most(self.layout, 1)
+        record(self.layout, "serialised", stage=stage.name, path=path_id, summary=result.summary)
+        what = f"{result.summary}; it goes on when the others are done, one path at a time from now on"
+        self.reporter.stage_finished(stage.name, path_id, "stopped", what, seconds, ())
 
     def _block(self, stage: Stage, path_id: str | None, blocked: Blocked, *, seconds: float) -> None:
         document = Blocker(stage=stage.name, what=blocked.what, why=blocked.why, ways_on=blocked.ways_on)
@@ -235,6 +292,31 @@ class Pipeline:
         refs: list[Ref] = [ref.of(path_id) for ref in stage.reads]
         found = {str(ref): digest(self.layout, ref) for ref in refs}
         return {key: value for key, value in found.items() if value is not None}
+
+
+class _Ran:
+    """What ran last, of each path: a stage that ended and is due again would run for ever."""
+
+    def __init__(self, slug: str) -> None:
+        self._slug = slug
+        self._last: dict[str | None, str] = {}
+
+    def refuse_again(self, status: StageStatus, *, alone: bool = False) -> None:
+        """Note that a stage is about to run. Raises MlInternError if it did so just now."""
+        is_again = self._last.get(status.path_id) == status.stage
+        if is_again and status.state is not StageState.STALE:  # stale: edited while it ran
+            reason = status.reason or "its outputs do not hold"
+            raise MlInternError(
+                f"{status.stage} ended, but it is {status.state}: {reason}",
+                hint=f"ml-intern status {self._slug}",
+            )
+        if alone:
+            self._last.clear()
+        self._last[status.path_id] = status.stage
+
+    def forget(self, status: StageStatus) -> None:
+        """It is to run again."""
+        self._last.pop(status.path_id, None)
 
 
 def _differ(before: dict[str, Digest], now: dict[str, Digest]) -> bool:

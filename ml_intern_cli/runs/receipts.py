@@ -173,8 +173,13 @@ class Receipts:
 class StageMemory:
     """What must be known again after being killed: one small JSON file beside the receipts."""
 
-    def __init__(self, layout: RunLayout, *, name: str = "memory.json") -> None:
+    def __init__(self, layout: RunLayout, *, name: str) -> None:
         self._file = layout.receipts / name
+
+    @classmethod
+    def of(cls, layout: RunLayout, path_id: str | None) -> StageMemory:
+        """What the stages of one path remember, or those that are of no path."""
+        return cls(layout, name="memory.json" if path_id is None else f"memory.{path_id}.json")
 
     def recall(self, key: str) -> str | None:
         """What was remembered, or ``None``."""

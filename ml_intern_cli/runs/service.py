@@ -27,7 +27,7 @@ from ml_intern_cli.runs.index import RunIndex, load_optional, request_of
 from ml_intern_cli.runs.options import RunOptions
 from ml_intern_cli.runs.outputs import rewrite
 from ml_intern_cli.runs.receipts import StageMemory
-from ml_intern_cli.runs.reporter import Reporter
+from ml_intern_cli.runs.reporter import Reporter, SharedReporter
 from ml_intern_cli.runs.state import StageStatus
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class RunService:
         fresh = not layout.root.exists()
         with locked(layout, command=f"ml-intern {layout.slug}"):
             try:
-                end_orphan(layout.receipts / "child.json")
+                for child in layout.receipts.glob("child*.json"):
+                    end_orphan(child)
                 self._apply(layout, options)
                 self._reporter.run_opened(layout.slug, layout.root, request)
                 with self._pipeline(layout, request, options) as pipeline:
@@ -199,7 +200,10 @@ class RunService:
     def _apply(self, layout: RunLayout, options: RunOptions) -> None:
         """Write options into the documents of an existing run, as the user would by hand."""
         from ml_intern_cli.data.sources import pinned
+        from ml_intern_cli.runs.crew import remember_most
 
+        if options.parallel is not None:
+            remember_most(layout, options.parallel)
         has_budget = layout.document(names.BUDGET).is_file()
         if has_budget:
             caps: dict[str, object] = {
@@ -231,9 +235,12 @@ class RunService:
         from ml_intern_cli.runs.brains import brain_of
         from ml_intern_cli.runs.compute import BudgetedCompute
         from ml_intern_cli.runs.consent import Consent
+        from ml_intern_cli.runs.crew import Halt, most_at_once, seats_for
         from ml_intern_cli.runs.pipeline import Pipeline
         from ml_intern_cli.stages.base import StageContext
 
+        halt = Halt()
+        reporter = SharedReporter(self._reporter, check=halt.check)
         notifier = Notifier(self._settings.notify)
         overrides = Overrides(
             dataset=options.dataset,
@@ -245,12 +252,12 @@ class RunService:
             publish=None if options.publish is None else PublishTarget(options.publish),
             mode=RunMode.HEADLESS if options.headless else RunMode.INTERACTIVE,
         )
-        ask = self._asker(options)
+        ask = self._asker(options, reporter)
         sandbox = self._settings.sandbox.with_choice(wall=options.wall, docker_image=options.docker_image)
         consent = Consent(
             layout, ask=ask, given=options.allow_unsandboxed, standing=sandbox.allow_unsandboxed
         )
-        executor = make_executor(layout.receipts / "child.json", sandbox)
+        compute = BudgetedCompute(layout, make_executor(sandbox), consent=consent, interrupt=halt.check)
         with ExitStack() as stack:
             caps = _caps(layout, options)
             brain = brain_of(
@@ -258,7 +265,8 @@ class RunService:
                 request,
                 options,
                 self._settings,
-                reporter=self._reporter,
+                reporter=reporter,
+                sleep=halt.sleep,
                 caps=caps,
                 ask=ask,
                 until_the_end=stack,
@@ -270,20 +278,37 @@ class RunService:
                 overrides=overrides,
                 caps=caps,
                 brain=brain,
-                compute=BudgetedCompute(layout, executor, consent=consent),
-                memory=StageMemory(layout),
+                compute=compute,
+                memory=StageMemory.of(layout, None),
                 hub=self._settings.hub,
                 secrets=self._settings.secrets,
                 ask=ask,
-                report=self._reporter.progress,
+                report=reporter.progress,
                 now=lambda: datetime.now(UTC),
                 cwd=Path.cwd(),
                 with_session=options.with_session,
             )
-            yield Pipeline(context=context, reporter=self._reporter, notify=notifier.send)
+            yield Pipeline(
+                context=context,
+                compute=compute,
+                halt=halt,
+                seats=lambda params: seats_for(params, most=most_at_once(layout)),
+                reporter=reporter,
+                notify=notifier.send,
+            )
 
-    def _asker(self, options: RunOptions) -> Callable[[tuple[Question, ...]], dict[str, str]] | None:
-        return None if options.headless or options.yes else self._ask
+    def _asker(
+        self, options: RunOptions, reporter: SharedReporter
+    ) -> Callable[[tuple[Question, ...]], dict[str, str]] | None:
+        ask = self._ask
+        if ask is None or options.headless or options.yes:
+            return None
+
+        def one_at_a_time(questions: tuple[Question, ...]) -> dict[str, str]:
+            with reporter.silent():
+                return ask(questions)
+
+        return one_at_a_time
 
     def _outcome(self, layout: RunLayout, end: End, *, seconds: float) -> RunOutcome:
         from ml_intern_cli.documents.published import Published

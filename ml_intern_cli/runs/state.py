@@ -84,6 +84,17 @@ class RunState:
         """The stage to run now, or ``None`` when the run is complete."""
         return next((status for status in self.stages if not status.is_settled), None)
 
+    def ready(self) -> tuple[StageStatus, ...]:
+        """The stages that could run now, side by side: the next one of each path, where paths are due."""
+        first = self.next()
+        if first is None or first.path_id is None:
+            return () if first is None else (first,)
+        found: dict[str, StageStatus] = {}
+        for status in self.stages:
+            if status.path_id is not None and not status.is_settled:
+                found.setdefault(status.path_id, status)
+        return tuple(found.values())
+
     @property
     def all_failed(self) -> bool:
         """No path is left that has not failed some stage."""

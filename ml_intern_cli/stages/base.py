@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ml_intern_cli.documents.layout import RunLayout, path_folder
 from ml_intern_cli.documents.model import Model
@@ -68,15 +68,20 @@ class StageResult:
         documents: Run-relative name → document, which the pipeline renders and writes in this order.
         files: Run-relative name → text of programs and configurations, written before the documents.
         details: Further lines, shown under a failure.
+        revisions: Run-relative name → what becomes of a document that the run's paths share; it is made of
+            what stands there when the stage ends. Written before the documents.
         notify: Events and their messages.
+        out_of_memory: The path failed for want of memory, which beside others need not be its own fault.
     """
 
     outcome: Outcome = Outcome.DONE
     summary: str
     documents: Mapping[str, Model] = field(default_factory=dict)
+    revisions: Mapping[str, Callable[[Any], Model]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     details: tuple[str, ...] = ()
     notify: tuple[tuple[str, str], ...] = ()
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,6 @@ class Compute(Protocol):
         what: str,
         cwd: Path,
         limit_s: float,
-        path_id: str | None = None,
         stdout: Path | None = None,
         stderr: Path | None = None,
         on_tick: Callable[[float], None] | None = None,
@@ -228,6 +232,11 @@ class StageContext:
         """The id of the path this stage works on."""
         assert self.path_id is not None, "only stages per path may ask"  # noqa: S101, an invariant
         return self.path_id
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what this stage makes on its way; it is gone when the stage is done."""
+        return self.layout.scratch_of(self.path_id)
 
     def read(self, kind: type[D], name: str) -> D:
         """A document of the run, parsed.

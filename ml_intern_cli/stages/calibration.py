@@ -94,7 +94,7 @@ def measure(
     stage = "plan" if context.path_id is None else "implement"
     what = f"timing training steps of path {path.id}"
     context.report(Progress(stage=stage, path_id=context.path_id, what=what))
-    folder = context.layout.scratch / f"calibrate-{path.id}"
+    folder = context.scratch / f"calibrate-{path.id}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     # Random tokens: the data of this plan may not be there yet, or be those of an earlier one.

@@ -22,7 +22,7 @@ from ml_intern_cli.documents.layout import (
     RunLayout,
     path_folder,
 )
-from ml_intern_cli.documents.model import Model, Scalar
+from ml_intern_cli.documents.model import Scalar
 from ml_intern_cli.documents.plan import PathPlan, Plan
 from ml_intern_cli.documents.postmortem import Postmortem
 from ml_intern_cli.documents.smoke import Smoke
@@ -42,7 +42,7 @@ _LEAST_RETRY_S = 10.0  # under this a retry would fail for want of time
 
 def run(context: StageContext) -> StageResult:
     """Find the cause and, if there is a fix and room for it, plan the retry."""
-    plan = context.read(Plan, PLAN)
+    plan = _without_leftover(context.layout, context.read(Plan, PLAN), context.path)
     path = plan.path(context.path)
     remaining_s = unpromised_s(context, plan)
     evidence = _evidence(context, path, remaining_s)
@@ -62,10 +62,6 @@ def run(context: StageContext) -> StageResult:
         rewrite=diagnosis.rewrite,
         retry=retry.id if retry else None,
     )
-    documents: dict[str, Model] = {}
-    if retry is not None:
-        documents[PLAN] = plan.model_copy(update={"paths": (*plan.paths, retry)})
-    documents[f"{path_folder(path.id)}/{POSTMORTEM}"] = postmortem
     if retry is None:
         notify = ("path_failed", f"{context.layout.slug}: path {path.id} dropped: {diagnosis.cause}")
     else:
@@ -73,9 +69,24 @@ def run(context: StageContext) -> StageResult:
     what_now = f"retry {retry.id}: {diagnosis.fix}" if retry else f"dropped: {refusal}"
     return StageResult(
         summary=f"{diagnosis.cause} → {what_now}",
-        documents=documents,
+        revisions={} if retry is None else {PLAN: lambda now: _with(now, retry)},
+        documents={f"{path_folder(path.id)}/{POSTMORTEM}": postmortem},
         notify=(notify,),
     )
+
+
+def _without_leftover(layout: RunLayout, plan: Plan, path_id: str) -> Plan:
+    """The plan without a retry that an interrupted diagnosis of this path left there, and nobody began."""
+
+    def is_leftover(one: PathPlan) -> bool:
+        return one.retry_of == path_id and not layout.path(one.id).exists()
+
+    return plan.model_copy(update={"paths": tuple(one for one in plan.paths if not is_leftover(one))})
+
+
+def _with(plan: Plan, retry: PathPlan) -> Plan:
+    """The plan with the retry, in place of one that an interrupted diagnosis left there."""
+    return plan.model_copy(update={"paths": (*(one for one in plan.paths if one.id != retry.id), retry)})
 
 
 def _evidence(context: StageContext, path: PathPlan, remaining_s: float) -> Evidence:

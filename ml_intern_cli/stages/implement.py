@@ -36,6 +36,7 @@ from ml_intern_cli.stages.base import Ref, Stage, StageContext, StageResult
 from ml_intern_cli.stages.calibration import CannotTrain, measure
 from ml_intern_cli.stages.fitting import refit
 from ml_intern_cli.stages.plan import calibration_s, for_data, wish_of
+from ml_intern_cli.stages.programs import lacked_memory
 from ml_intern_cli.stages.workbench import PathBench, unpromised_s
 
 FILES = (MODEL_PY, CONFIG, TRAIN_CONFIG, TRAIN_PY, EVAL_PY)
@@ -67,25 +68,27 @@ def run(context: StageContext) -> StageResult:
             files=files,
             documents=code,
             details=left_open,
+            out_of_memory=lacked_memory(error.why),
         )
-    numbers = context.brain.start(fitted.path(path.id), fitted)[TRAIN_CONFIG]
-    speed = fitted.path(path.id).measured_tokens_per_s
+    numbers = context.brain.start(fitted, _with(plan, fitted))[TRAIN_CONFIG]
+    speed = format_count(round(fitted.measured_tokens_per_s))
     return StageResult(
-        summary=f"{path.approach} · {made.code.author} · {format_count(round(speed))} tokens/s",
+        summary=f"{path.approach} · {made.code.author} · {speed} tokens/s",
         files=files | {f"{folder}/{TRAIN_CONFIG}": numbers},
-        documents={PLAN: fitted, **code},
+        documents=code,
+        revisions={PLAN: lambda now: _with(now, fitted)},
         details=left_open,
     )
 
 
-def _fit_to(context: StageContext, plan: Plan, path: PathPlan, files: Mapping[str, str]) -> Plan:
-    """The plan with the path's numbers fitted to how fast its own code is."""
+def _fit_to(context: StageContext, plan: Plan, path: PathPlan, files: Mapping[str, str]) -> PathPlan:
+    """The path with its numbers fitted to how fast its own code is."""
     task, budget = context.read(Task, TASK), context.read(Budget, BUDGET)
     blueprint = blueprints.load(plan.blueprint)
     sizing = blueprint.solve(plan.params_target, vocab_size=plan.vocab_size, seq_len=task.seq_len)
     manifest = Manifest.model_validate_json(context.layout.document(MANIFEST).read_text(encoding="utf-8"))
     speed = measure(context, path, plan, files=files, seconds=calibration_s(budget))
-    fitted = refit(
+    return refit(
         plan,
         path,
         speed,
@@ -93,7 +96,11 @@ def _fit_to(context: StageContext, plan: Plan, path: PathPlan, files: Mapping[st
         slice_s=min(path.slice_s, unpromised_s(context, plan)),
         slug=context.layout.slug,
     )
-    paths = tuple(fitted if one.id == path.id else one for one in plan.paths)
+
+
+def _with(plan: Plan, fitted: PathPlan) -> Plan:
+    """The plan with this path's new numbers."""
+    paths = tuple(fitted if one.id == fitted.id else one for one in plan.paths)
     timed = Source(
         number="measured_tokens_per_s",
         source="with each path's own code; its micro_batch, precision and steps follow from that",

@@ -11,7 +11,7 @@ from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.errors import InvalidInput, MlInternError
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import tail_of
+from ml_intern_cli.stages.programs import killed_by, tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -38,26 +38,25 @@ def judge(
     Raises:
         MlInternError: the answer cannot be read.
     """
-    layout = context.layout
-    answer = layout.scratch / f"{action}-{context.path}.json"
-    errors = layout.scratch / f"{action}-{context.path}.stderr"
-    layout.scratch.mkdir(parents=True, exist_ok=True)
+    scratch = context.scratch
+    answer = scratch / f"{action}.json"
+    errors = scratch / f"{action}.stderr"
+    scratch.mkdir(parents=True, exist_ok=True)
     for old in (answer, errors):
         old.unlink(missing_ok=True)
     argv = (
         sys.executable, "-m", "ml_intern_cli.judge", action,
-        "--path", str(folder), "--data", str(layout.data),
+        "--path", str(folder), "--data", str(context.layout.data),
         "--out", str(answer), *arguments,
     )  # fmt: skip
     finished = context.compute.run(
         argv,
         what=action,
-        cwd=layout.scratch,
+        cwd=scratch,
         limit_s=limit_s,
-        path_id=context.path,
         stderr=errors,
         on_tick=lambda _: _report(context, action, errors),
-        writable=(layout.scratch,),
+        writable=(scratch,),
         reserved=reserved,
     )
     tail = tail_of(errors)
@@ -103,5 +102,5 @@ def how_it_ended(finished: Finished) -> str:
     if finished.out_of_time:
         return f"no answer within {finished.seconds:.0f} s"
     if finished.exit_code < 0:
-        return f"the process was killed by signal {-finished.exit_code}"
+        return f"the process was {killed_by(-finished.exit_code)}"
     return f"the process exited with code {finished.exit_code} before any verdict"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
 from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import RunLayout
-from ml_intern_cli.frames import explanation_in, without_explanations
+from ml_intern_cli.frames import explanation_in, says_out_of_memory, without_explanations
 
 _TAIL_LINES = 12
 _SHOWN_LINES = 12
@@ -32,9 +33,19 @@ def explained(program: str, *arguments: str) -> tuple[str, ...]:
 def how_it_crashed(exit_code: int, log: str) -> str:
     """One line about a program that failed without saying why in a file."""
     if exit_code < 0:
-        return f"killed by signal {-exit_code}"
+        return killed_by(-exit_code)
     last = [line for line in without_explanations(log).splitlines() if line.strip()][-1:]
     return f"exit code {exit_code}: {last[0] if last else 'nothing on stderr'}"
+
+
+def killed_by(number: int) -> str:
+    """``killed by signal 9``."""
+    return f"killed by signal {number}"
+
+
+def lacked_memory(reason: str) -> bool:
+    """Whether that is why something failed: it said so, or the kernel's out-of-memory killer ended it."""
+    return says_out_of_memory(reason) or killed_by(signal.SIGKILL) in reason
 
 
 def crash_details(log: str) -> tuple[str, ...]:

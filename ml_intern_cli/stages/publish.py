@@ -64,7 +64,7 @@ def run(context: StageContext) -> StageResult:
         recalled if recalled and is_ours else f"ml-intern-{context.layout.slug}-{context.now():%Y%m%d-%H%M}"
     )
     context.memory.remember("name", name)
-    bundle = context.layout.scratch / "bundle"
+    bundle = context.scratch / "bundle"
     manifest = context.layout.document(MANIFEST).read_text(encoding="utf-8")
     build_bundle(
         run_dir=context.layout.root,
@@ -135,7 +135,7 @@ def _publish(context: StageContext, target: PublishTarget, bundle: Path, name: s
         slug=context.layout.slug,
         name=name,
         hub=context.hub,
-        scratch_dir=context.layout.scratch,
+        scratch_dir=context.scratch,
         run_load_test=load_test,
         repo_id=context.memory.recall("repo_id"),
         on_created=lambda repo_id: context.memory.remember("repo_id", repo_id),
@@ -145,7 +145,7 @@ def _publish(context: StageContext, target: PublishTarget, bundle: Path, name: s
 
 def _load_test(context: StageContext, folder: Path) -> str:
     """Run the bundle's load_test.py in a fresh process; its last line."""
-    answer = context.layout.scratch / "load_test.out"
+    answer = context.scratch / "load_test.out"
     answer.unlink(missing_ok=True)
     finished = context.compute.run(
         (sys.executable, str(folder / "load_test.py")),

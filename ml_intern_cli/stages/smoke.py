@@ -14,6 +14,7 @@ from ml_intern_cli.documents.plan import PathPlan, Plan
 from ml_intern_cli.documents.smoke import ProbeResult, Smoke
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.judging import how_it_ended, judge
+from ml_intern_cli.stages.programs import lacked_memory
 
 _LIMIT_S = 180.0
 _LIMIT_S_PER_PARAM = 6e-7  # a minute more per 100M parameters
@@ -45,6 +46,7 @@ def run(context: StageContext) -> StageResult:
         outcome=Outcome.FAILED,
         details=(*(f"{probe.name}: {probe.detail or probe.measured}" for probe in failed), go_on),
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {failed[0].name}"),),
+        out_of_memory=any(lacked_memory(probe.detail or "") for probe in failed),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import (
@@ -43,8 +43,12 @@ from ml_intern_cli.stages.programs import (
     explained,
     heldout_shards,
     how_it_crashed,
+    lacked_memory,
     tail_of,
 )
+
+if TYPE_CHECKING:
+    from ml_intern_cli.executors.process import Finished
 
 ENDED = "ckpts/ended.json"
 _LEAST_S = 10.0  # a training that was interrupted with its slice used up has to start in order to close
@@ -67,7 +71,6 @@ def run(context: StageContext) -> StageResult:
         what="training",
         cwd=folder,
         limit_s=max(_LEAST_S, path.slice_s - float(before.get("elapsed_s", 0.0))),
-        path_id=path.id,
         stderr=folder / TRAIN_STDERR,
         on_tick=watch.tick,
         writable=(folder,),
@@ -80,7 +83,7 @@ def run(context: StageContext) -> StageResult:
     elif _is_over(last):
         ended = {}
     else:
-        return _failure(context, path, last, finished.exit_code)
+        return _failure(context, path, last, finished)
     loss = f"loss {watch.loss:.3f} · " if watch.loss is not None else ""
     reason = last.get("reason") or _BY_WATCHDOG
     early = "" if last["status"] == "done" else f" · stopped early: {reason}"
@@ -124,6 +127,14 @@ def early_stop(layout: RunLayout, path_id: str) -> str | None:
 def ending(layout: RunLayout, path_id: str) -> dict[str, Any]:
     """ckpts/ended.json; empty when there is none or it cannot be read."""
     return leavings.read_object(layout.path(path_id), ENDED)
+
+
+def training_left_s(layout: RunLayout, path: PathPlan) -> float:
+    """Seconds of its slice that a path may still train for."""
+    last = last_checkpoint(layout, path.id)
+    if ending(layout, path.id) or (last and _is_over(last)):
+        return 0.0
+    return max(0.0, path.slice_s - float(last.get("elapsed_s", 0.0)))
 
 
 def _whole(value: Any) -> int:
@@ -177,17 +188,22 @@ def _last_step(metrics: Path) -> dict[str, Any] | None:
     return None
 
 
-def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], exit_code: int) -> StageResult:
+def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], finished: Finished) -> StageResult:
     """A failed path; its cause is in ckpts/last.json, or only in how the program ended."""
     tail = tail_of(context.layout.path(path.id, TRAIN_STDERR), lines=CRASH_LINES)
     _raise_if_disk_full(context, tail)
-    reason = str(last.get("reason")) if last.get("status") == "failed" else how_it_crashed(exit_code, tail)
+    reason = (
+        str(last.get("reason"))
+        if last.get("status") == "failed"
+        else how_it_crashed(finished.exit_code, tail)
+    )
     return StageResult(
         outcome=Outcome.FAILED,
         summary=f"failed at step {last.get('step', 0)}: {reason}",
-        files=_ended(path.id, reason=reason, exit_code=exit_code),
+        files=_ended(path.id, reason=reason, exit_code=finished.exit_code),
         details=(*crash_details(tail), f"{path_folder(path.id)}/{TRAIN_STDERR}"),
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {reason}"),),
+        out_of_memory=not finished.out_of_time and lacked_memory(reason),
     )
 
 

@@ -25,6 +25,7 @@ from ml_intern_cli.documents.plan import PathPlan, Plan
 from ml_intern_cli.documents.verify import Judgement, Verify
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.judging import how_it_ended, judge
+from ml_intern_cli.stages.programs import lacked_memory
 
 _LIMIT_S = 240.0
 _LIMIT_S_PER_PARAM = 6e-6  # ten minutes more per 100M parameters
@@ -60,6 +61,7 @@ def run(context: StageContext) -> StageResult:
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {next(iter(failed))}"),)
         if failed
         else (),
+        out_of_memory=any(lacked_memory(one.reason) for one in failed.values()),
     )
 
 

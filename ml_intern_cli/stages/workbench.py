@@ -18,7 +18,6 @@ from ml_intern_cli.documents.layout import (
     CODE,
     CONFIG,
     EVAL_PY,
-    LAST_CHECKPOINT,
     MODEL_PY,
     POSTMORTEM,
     TRAIN_CONFIG,
@@ -32,6 +31,7 @@ from ml_intern_cli.errors import MlInternError
 from ml_intern_cli.stages.base import StageContext, read_document
 from ml_intern_cli.stages.programs import heldout_shards
 from ml_intern_cli.stages.smoke import smoke_of
+from ml_intern_cli.stages.train import training_left_s
 
 if TYPE_CHECKING:
     from ml_intern_cli.brains.protocol import Implementation, Ran
@@ -61,7 +61,7 @@ class PathBench:
     @property
     def folder(self) -> Path:
         """The draft's folder."""
-        return self._context.layout.scratch / "drafts" / path_folder(self._path.id)
+        return self._context.scratch / "drafts" / path_folder(self._path.id)
 
     @cached_property
     def postmortem(self) -> Postmortem | None:
@@ -106,7 +106,7 @@ class PathBench:
 
         with self._one_at_a_time:
             allowed_s = min(limit_s, self._left_s())
-            printed = self._context.layout.scratch / "trial.out"
+            printed = self._context.scratch / "trial.out"
             printed.parent.mkdir(parents=True, exist_ok=True)
             printed.unlink(missing_ok=True)
             finished = self._context.compute.run(
@@ -114,7 +114,6 @@ class PathBench:
                 what="trying code",
                 cwd=self.folder,
                 limit_s=allowed_s,
-                path_id=self._path.id,
                 stdout=printed,
                 stderr=printed,
                 writable=(self.folder,),
@@ -151,5 +150,5 @@ def unpromised_s(context: StageContext, plan: Plan) -> float:
         folder = context.layout.path(other.id)
         if other.id == context.path or (folder / POSTMORTEM).is_file() or (folder / VERIFY).is_file():
             continue
-        promised += other.judging_s + (0.0 if (folder / LAST_CHECKPOINT).is_file() else other.slice_s)
+        promised += other.judging_s + training_left_s(context.layout, other)
     return context.compute.remaining_s() - promised

@@ -44,7 +44,7 @@ class Journal(Protocol):
 
 
 class Session:
-    """All conversations of a run.
+    """All conversations of a run; those of different stages may go on side by side.
 
     Args:
         journal: session.jsonl.
@@ -54,7 +54,7 @@ class Session:
     def __init__(self, journal: Journal, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._journal = journal
         self._now = now
-        self._open: list[Conversation] = []
+        self._open: dict[str, list[Conversation]] = {}  # by stage
 
     def converse(self, stage: str, *, model: LanguageModel, system: str, opening: Message) -> Conversation:
         """The conversation of a stage: the one that was broken off, if it began just so, else a new one."""
@@ -67,13 +67,13 @@ class Session:
             conversation = Conversation(self._journal, stage=stage, now=self._now)
         if not conversation.messages:
             conversation.begin(opening, model=model, fingerprint=fingerprint)
-        self._open.append(conversation)
+        self._open.setdefault(stage, []).append(conversation)
         return conversation
 
-    def settle(self) -> None:
-        """What came of the conversations is written down; the next one of the same stage begins afresh."""
-        while self._open:
-            self._open.pop().settle()
+    def settle(self, stage: str) -> None:
+        """What came of a stage's conversations is written down; its next one begins afresh."""
+        for conversation in reversed(self._open.pop(stage, [])):
+            conversation.settle()
 
     def _broken_off(self, stage: str, fingerprint: str) -> list[Row]:
         """The rows of the stage's last conversation, if it can be gone on with."""

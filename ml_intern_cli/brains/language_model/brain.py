@@ -142,9 +142,9 @@ class LanguageModelBrain:
             instead=lambda: by_rules,
         )
 
-    def settle(self) -> None:
-        """What was answered is written down."""
-        self.agent.session.settle()
+    def settle(self, stage: str, path_id: str | None) -> None:
+        """What was answered to that stage is written down."""
+        self.agent.session.settle(stage if path_id is None else f"{stage} {path_id}")
 
     def _ask(self, ask: Callable[[], T], *, instead: Callable[[], T]) -> T:
         """The model's answer, or that of the rules where the model cannot be had and the user said so."""

@@ -97,7 +97,7 @@ def test_the_program_gets_what_it_needs_and_the_client_what_it_needs(
     monkeypatch.setenv("HF_TOKEN", "hf_a1b2c3")
     monkeypatch.setenv("HTTPS_PROXY", "http://me:pa55word@proxy")
     code = "import json, os; print(json.dumps(dict(os.environ)))"
-    executor = LocalExecutor(tmp_path / "child.json", wall=Wall.DOCKER, image="stand-in")
+    executor = LocalExecutor(wall=Wall.DOCKER, image="stand-in")
     finished = executor.run(_job(tmp_path / "run", sys.executable, "-c", code), on_tick=lambda _: None)
     assert finished.exit_code == 0
     seen = json.loads((tmp_path / "run" / "out").read_text())
@@ -112,7 +112,7 @@ def test_the_program_gets_what_it_needs_and_the_client_what_it_needs(
 def test_a_container_that_docker_cannot_start_is_no_fault_of_the_program(
     tmp_path: Path, stand_in: Path
 ) -> None:
-    executor = LocalExecutor(tmp_path / "child.json", wall=Wall.DOCKER, image="broken")
+    executor = LocalExecutor(wall=Wall.DOCKER, image="broken")
     with pytest.raises(MlInternError, match="could not select device driver"):
         executor.run(_job(tmp_path / "run", sys.executable, "-c", "pass"), on_tick=lambda _: None)
 
@@ -126,9 +126,9 @@ def test_only_containers_of_this_program_are_removed(stand_in: Path) -> None:
 
 
 def test_docker_is_never_taken_by_itself(tmp_path: Path, stand_in: Path) -> None:
-    assert make_executor(tmp_path / "child.json", SandboxSettings()).wall is not Wall.DOCKER
+    assert make_executor(SandboxSettings()).wall is not Wall.DOCKER
     chosen = SandboxSettings(wall="docker", docker_image="stand-in")
-    assert make_executor(tmp_path / "child.json", chosen).wall is Wall.DOCKER
+    assert make_executor(chosen).wall is Wall.DOCKER
 
 
 @pytest.mark.parametrize(
@@ -136,34 +136,34 @@ def test_docker_is_never_taken_by_itself(tmp_path: Path, stand_in: Path) -> None
 )
 def test_an_image_has_to_be_there(stand_in: Path, image: str | None, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        make_executor(Path("child.json"), SandboxSettings(wall="docker", docker_image=image))
+        make_executor(SandboxSettings(wall="docker", docker_image=image))
 
 
 def test_a_docker_that_does_not_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = SandboxSettings(wall="docker", docker_image="any")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InvalidInput, match="Docker does not answer: it is not installed"):
-        make_executor(Path("child.json"), chosen)
+        make_executor(chosen)
     program = tmp_path / "docker"
     program.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
     program.chmod(0o755)
     with pytest.raises(InvalidInput, match="Cannot connect to the Docker daemon"):
-        make_executor(Path("child.json"), chosen)
+        make_executor(chosen)
 
 
 def test_a_wall_that_does_not_stand_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "standing_wall", lambda: Wall.NONE)
     with pytest.raises(InvalidInput) as refused:
-        make_executor(Path("child.json"), SandboxSettings(wall="bubblewrap"))
+        make_executor(SandboxSettings(wall="bubblewrap"))
     assert "bubblewrap" in str(refused.value.hint)
     with pytest.raises(InvalidInput, match="no wall named 'moat'"):
-        make_executor(Path("child.json"), SandboxSettings(wall="moat"))
-    assert make_executor(Path("child.json"), SandboxSettings(wall="none")).wall is Wall.NONE
+        make_executor(SandboxSettings(wall="moat"))
+    assert make_executor(SandboxSettings(wall="none")).wall is Wall.NONE
 
 
 @needs_bubblewrap
 def test_bubblewrap_can_be_insisted_on() -> None:
-    assert make_executor(Path("child.json"), SandboxSettings(wall="bubblewrap")).wall is Wall.BUBBLEWRAP
+    assert make_executor(SandboxSettings(wall="bubblewrap")).wall is Wall.BUBBLEWRAP
 
 
 _ATTEMPTS = """
@@ -207,7 +207,7 @@ def test_a_container_keeps_a_program_in(tmp_path: Path, monkeypatch: pytest.Monk
             "torch": "float(__import__('torch').ones(2).sum())",
         }
         job = _job(run, sys.executable, "-c", _ATTEMPTS, json.dumps(attempts))
-        executor = LocalExecutor(tmp_path / "child.json", wall=Wall.DOCKER, image=image)
+        executor = LocalExecutor(wall=Wall.DOCKER, image=image)
         finished = executor.run(job, on_tick=lambda _: None)
     assert finished.exit_code == 0, (run / "err").read_text()
     got = json.loads((run / "out").read_text())
@@ -233,7 +233,7 @@ def test_a_container_has_512_processes_at_most(tmp_path: Path, monkeypatch: pyte
         "import os, signal\nfor n in range(2000):\n    try:\n        if not os.fork(): signal.pause()\n"
         "    except BlockingIOError:\n        print(n); break\n"
     )
-    executor = LocalExecutor(tmp_path / "child.json", wall=Wall.DOCKER, image=image)
+    executor = LocalExecutor(wall=Wall.DOCKER, image=image)
     executor.run(_job(tmp_path / "run", sys.executable, "-c", code), on_tick=lambda _: None)
     assert 500 <= int((tmp_path / "run" / "out").read_text()) < 512
 
@@ -241,7 +241,7 @@ def test_a_container_has_512_processes_at_most(tmp_path: Path, monkeypatch: pyte
 @needs_docker
 def test_an_image_without_the_program_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = use_docker(monkeypatch)
-    executor = LocalExecutor(tmp_path / "child.json", wall=Wall.DOCKER, image=f"{image}-that-is-not-there")
+    executor = LocalExecutor(wall=Wall.DOCKER, image=f"{image}-that-is-not-there")
     with pytest.raises(MlInternError, match=r"Docker could not start a program in .*-that-is-not-there"):
         executor.run(_job(tmp_path / "run", sys.executable, "-c", "pass"), on_tick=lambda _: None)
 

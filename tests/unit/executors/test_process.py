@@ -60,8 +60,8 @@ def wall(
 _CHOSEN: dict[str, str] = {}
 
 
-def _executor(file: Path) -> LocalExecutor:
-    return LocalExecutor(file, wall=Wall(_CHOSEN["wall"]), image=_CHOSEN["image"])
+def _executor() -> LocalExecutor:
+    return LocalExecutor(wall=Wall(_CHOSEN["wall"]), image=_CHOSEN["image"])
 
 
 def _run(
@@ -82,7 +82,7 @@ def _run(
         stderr=tmp_path / "err",
         openings=Openings(writable=writable),
     )
-    return _executor(tmp_path / "child.json").run(job, on_tick=lambda _: None)
+    return _executor().run(job, on_tick=lambda _: None)
 
 
 def _sleepers(tmp_path: Path) -> list[int]:
@@ -124,7 +124,7 @@ def test_children_of_a_program_end_with_it(tmp_path: Path) -> None:
     job = Job(
         argv=(sys.executable, "-c", _FORKING), cwd=tmp_path, home=tmp_path / "home", limit_s=3, grace_s=1
     )
-    _executor(tmp_path / "child.json").run(job, on_tick=lambda _: seen.append(len(_sleepers(tmp_path))))
+    _executor().run(job, on_tick=lambda _: seen.append(len(_sleepers(tmp_path))))
     assert max(seen) >= 2
     assert _none_is_left(tmp_path)
 
@@ -185,8 +185,38 @@ def test_an_interrupt_stops_the_program_before_it_is_raised(tmp_path: Path) -> N
         argv=(sys.executable, "-c", _POLITE), cwd=tmp_path, home=tmp_path / "home", limit_s=30, grace_s=10
     )
     with pytest.raises(KeyboardInterrupt):
-        _executor(tmp_path / "child.json").run(job, on_tick=interrupt)
+        _executor().run(job, on_tick=interrupt)
     assert _sleepers(tmp_path) == []
+
+
+def test_a_program_whose_time_is_over_before_its_limit_is_asked_to_stop(tmp_path: Path) -> None:
+    began = time.monotonic()
+    job = Job(
+        argv=(sys.executable, "-c", _POLITE),
+        cwd=tmp_path,
+        home=tmp_path / "home",
+        limit_s=30,
+        grace_s=10,
+        is_over=lambda: time.monotonic() - began > 2.0,
+    )
+    finished = _executor().run(job, on_tick=lambda _: None)
+    assert finished.out_of_time
+    assert not finished.killed
+    assert finished.seconds < 20
+
+
+def test_a_program_sees_only_the_device_that_it_was_given(tmp_path: Path) -> None:
+    job = Job(
+        argv=(sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"),
+        cwd=tmp_path,
+        home=tmp_path / "home",
+        limit_s=30,
+        grace_s=1,
+        stdout=tmp_path / "out",
+        device="3",
+    )
+    assert _executor().run(job, on_tick=lambda _: None).exit_code == 0
+    assert (tmp_path / "out").read_text() == "3\n"
 
 
 def _start_elsewhere(tmp_path: Path, code: str) -> subprocess.Popen[str]:
@@ -197,8 +227,9 @@ def _start_elsewhere(tmp_path: Path, code: str) -> subprocess.Popen[str]:
         "from ml_intern_cli.executors.walls import Wall\n"
         "here = Path(sys.argv[1])\n"
         f"argv = (sys.executable, '-c', {code!r})\n"
-        "job = Job(argv=argv, cwd=here, home=here / 'home', limit_s=60, grace_s=5)\n"
-        "executor = LocalExecutor(here / 'child.json', wall=Wall(sys.argv[2]), image=sys.argv[3])\n"
+        "job = Job(argv=argv, cwd=here, home=here / 'home', limit_s=60, grace_s=5,"
+        "    child_file=here / 'child.json')\n"
+        "executor = LocalExecutor(wall=Wall(sys.argv[2]), image=sys.argv[3])\n"
         "executor.run(job, on_tick=lambda _: print('tick', flush=True))\n"
     )
     command = [sys.executable, "-c", parent, str(tmp_path), _CHOSEN["wall"], _CHOSEN["image"]]

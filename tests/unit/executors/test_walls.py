@@ -74,7 +74,7 @@ def _attempt(run: Path, **attempts: str) -> dict[str, str]:
         stderr=run / "err",
         openings=Openings(readable=(run,), writable=(path,), hidden=tuple((run / "data").glob("heldout-*"))),
     )
-    finished = LocalExecutor(run / "child.json", wall=Wall.BUBBLEWRAP).run(job, on_tick=lambda _: None)
+    finished = LocalExecutor(wall=Wall.BUBBLEWRAP).run(job, on_tick=lambda _: None)
     assert finished.exit_code == 0, (run / "err").read_text()
     return json.loads((run / "out").read_text())
 
@@ -218,7 +218,7 @@ def test_a_bomb_of_processes_ends_with_all_of_them(run: Path, monkeypatch: pytes
         stderr=run / "err",
         openings=Openings(readable=(run,), writable=(run / "path-a",)),
     )
-    finished = LocalExecutor(run / "child.json", wall=Wall.BUBBLEWRAP).run(job, on_tick=lambda _: None)
+    finished = LocalExecutor(wall=Wall.BUBBLEWRAP).run(job, on_tick=lambda _: None)
     assert not finished.out_of_time
     assert "more than 40 processes" in (run / "err").read_text()
     deadline = time.monotonic() + 20
@@ -312,7 +312,7 @@ def test_a_link_that_comes_and_goes_is_never_followed(run: Path, tmp_path: Path)
         stderr=run / "err",
         openings=Openings(readable=(run,), writable=(run / "path-a",)),
     )
-    finished = LocalExecutor(run / "child.json", wall=Wall.BUBBLEWRAP).run(job, on_tick=look)
+    finished = LocalExecutor(wall=Wall.BUBBLEWRAP).run(job, on_tick=look)
     assert finished.exit_code == 0, (run / "err").read_text()
     assert any("1.0" in text for text in seen)
     assert not any("6.66" in text for text in seen)

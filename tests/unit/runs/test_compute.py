@@ -23,12 +23,12 @@ def _compute(root: Path, *, cap_s: float, used_min: float = 0.0) -> BudgetedComp
     layout.document("BUDGET.md").write_text(render(budget))
     # What runs here is no program of a path; whether it may is not what is tested.
     consent = Consent(layout, standing=True)
-    return BudgetedCompute(layout, LocalExecutor(root / "child.json"), consent=consent)
+    return BudgetedCompute(layout, LocalExecutor(), consent=consent)
 
 
 def _sleep(compute: BudgetedCompute, root: Path, seconds: float, *, limit_s: float = 60.0) -> float:
     argv = (sys.executable, "-c", f"import time; time.sleep({seconds})")
-    return compute.run(argv, what="a test", cwd=root, limit_s=limit_s, path_id="a").seconds
+    return compute.on("a", device=None).run(argv, what="a test", cwd=root, limit_s=limit_s).seconds
 
 
 def test_a_spent_budget_blocks_before_anything_starts(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Asked:
 def _train(layout: RunLayout, consent: Consent, *, wall: Wall = Wall.NONE, name: str = "train.py") -> bool:
     """Whether the program was started."""
     folder = layout.path("a")
-    compute = BudgetedCompute(layout, LocalExecutor(layout.root / "child.json", wall=wall), consent=consent)
+    compute = BudgetedCompute(layout, LocalExecutor(wall=wall), consent=consent)
     compute.run((sys.executable, name), what="training", cwd=folder, limit_s=30, writable=(folder,))
     return (folder / "ran").exists()
 
@@ -203,7 +203,7 @@ def test_a_pipe_in_place_of_a_program_does_not_hang_the_question(run: RunLayout)
 def test_behind_a_wall_nothing_is_asked(run: RunLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(Consent, "require", lambda *arguments, **_: asked.append(arguments))
-    compute = BudgetedCompute(run, _Walled())
+    compute = BudgetedCompute(run, _Walled(), consent=Consent(run))
     compute.run((sys.executable, "train.py"), what="training", cwd=run.path("a"), limit_s=30)
     assert asked == []
 

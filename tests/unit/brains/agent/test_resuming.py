@@ -116,7 +116,7 @@ def test_once_written_down_the_next_conversation_of_a_stage_begins_afresh(begin:
     assert agent.work(job()) == 42
     assert work.agent().work(job()) == 42  # the stage that asked was killed: the same answer, for nothing
     assert len(work.server.requests) == 1
-    agent.session.settle()
+    agent.session.settle(job().stage)
     assert work.agent().work(job()) == 43
 
 
