@@ -11,10 +11,11 @@ from ml_intern_cli.documents.experiments import Experiment, Experiments, PathSta
 from ml_intern_cli.documents.model import Model, PublishTarget, Verdict
 from ml_intern_cli.documents.plan import PathPlan, Plan, PlannedFile, Precision, Source
 from ml_intern_cli.documents.postmortem import Postmortem
+from ml_intern_cli.documents.probe import ProbeResult
 from ml_intern_cli.documents.published import Published
 from ml_intern_cli.documents.research import Finding, Research
 from ml_intern_cli.documents.results import ResultRow, Results
-from ml_intern_cli.documents.smoke import ProbeResult, Smoke
+from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Assumption, Impact, Task, Unknown
 from ml_intern_cli.documents.verify import GenerationSample, Judgement, Verify
 
@@ -192,6 +193,22 @@ VERIFY = Verify(
     target_params=1_000_000,
     actual_params=1_003_264,
     params=passed("+0.33 % within ±15 %"),
+    probes=(
+        ProbeResult(
+            name="eval-claim",
+            measured="1.4123 on the tokens of the claim",
+            threshold="1.4120 ± 0.001",
+            verdict=Verdict.PASS,
+        ),
+        ProbeResult(
+            name="checkpoint-origin",
+            measured="2 | 5 steps",
+            threshold="5",
+            verdict=Verdict.FAIL,
+            component="ckpts/step-00000100",
+            detail="of another training",
+        ),
+    ),
 )
 POSTMORTEM = Postmortem(
     path="b",

@@ -43,7 +43,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 def _smoke(evidence: Evidence) -> Diagnosis | None:
     if evidence.failed_stage != "smoke" or evidence.smoke is None:
         return None
-    probe = next((one for one in evidence.smoke.probes if one.verdict is Verdict.FAIL), None)
+    probe = next((one for one in evidence.smoke.probes if one.failed), None)
     if probe is None:
         return None
     advice = (
@@ -135,10 +135,18 @@ def _time_ran_out(evidence: Evidence) -> Diagnosis | None:
 
 
 def _wrong_artifact(evidence: Evidence) -> Diagnosis | None:
-    """Checks whose failure no other number of the plan can mend."""
+    """Probes and checks whose failure no other number of the plan can mend."""
     if evidence.verify is None:
         return None
     verify = evidence.verify
+    probe = next((one for one in verify.probes if one.failed), None)
+    if probe is not None:
+        return _unfixable(
+            f"verify:{probe.name}",
+            symptom=f"{probe.name}: measured {probe.measured}, allowed {probe.threshold}",
+            root_cause=probe.finding,
+            fix="none by numbers: the programs, or what they claim, have to change",
+        )
     explanations = {
         "Data consumption": "training ended by itself before the planned tokens: the data stops early",
         "Param count": "the checkpoint is of another model than the one planned",
@@ -192,7 +200,7 @@ def _learned_too_little(evidence: Evidence) -> Diagnosis | None:
     name = verify.first_failure if verify else None
     if verify is None or name is None:
         return None
-    cause, symptom = f"verify:{name}", _finding(name, verify.judgements[name])
+    cause, symptom = f"verify:{name}", f"{name}: {verify.failures[name]}"
     pace = _steps_per_s(evidence)
     longer = min(_MOST_LONGER, pace * evidence.remaining_s / path.steps)
     rising = _loss_is_rising(evidence.log_tail)

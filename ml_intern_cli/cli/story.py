@@ -19,6 +19,7 @@ from ml_intern_cli.documents.experiments import Experiment, Experiments
 from ml_intern_cli.documents.model import Model, Verdict
 from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.postmortem import Postmortem
+from ml_intern_cli.documents.probe import ProbeResult
 from ml_intern_cli.documents.published import Published
 from ml_intern_cli.documents.results import Results
 from ml_intern_cli.documents.smoke import Smoke
@@ -213,8 +214,12 @@ def _smoke_lines(smoke: Smoke, terminal: Terminal) -> Iterator[str]:
     params = "" if smoke.params is None else f" · {format_count(smoke.params)} parameters"
     text = f"{passed} of {len(smoke.probes)} probes{params} · {format_duration(smoke.seconds)}"
     yield from _entry("smoke", text, terminal)
-    for probe in smoke.probes:
-        if probe.verdict is Verdict.FAIL:
+    yield from _failed_probes(smoke.probes, terminal)
+
+
+def _failed_probes(probes: tuple[ProbeResult, ...], terminal: Terminal) -> Iterator[str]:
+    for probe in probes:
+        if probe.failed:
             mark = terminal.style(terminal.glyphs.failed, "red")
             yield f"{'':{_INDENT}}{mark} {probe.name}: {probe.measured} (allowed {probe.threshold})"
 
@@ -233,12 +238,16 @@ def _loss_lines(losses: Losses, terminal: Terminal) -> Iterator[str]:
 
 def _verify_lines(verify: Verify, terminal: Terminal) -> Iterator[str]:
     passed = sum(one.verdict is Verdict.PASS for one in verify.judgements.values())
-    yield from _entry("verify", f"{passed} of {len(verify.judgements)}", terminal)
+    checks = f"{passed} of {len(verify.judgements)}"
+    if verify.probes:
+        checks += f", {sum(not probe.failed for probe in verify.probes)} of {len(verify.probes)} probes"
+    yield from _entry("verify", checks, terminal)
     glyphs = terminal.glyphs
     for name, judgement in verify.judgements.items():
         has_passed = judgement.verdict is Verdict.PASS
         mark = terminal.style(glyphs.done, "green") if has_passed else terminal.style(glyphs.failed, "red")
         yield f"{'':{_INDENT}}{mark} {name}: {judgement.reason}"
+    yield from _failed_probes(verify.probes, terminal)
     if verify.samples:
         sample = verify.samples[0]
         output = " ".join(sample.output.split())

@@ -5,18 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from ml_intern_cli.documents.form import Form
-from ml_intern_cli.documents.model import Model, PathId, Seconds, Verdict
+from ml_intern_cli.documents.model import Model, PathId, Seconds
 from ml_intern_cli.documents.parts import Bullets, Records
-
-
-class ProbeResult(Model):
-    """One probe: what was measured, what is allowed, the verdict, and what usually causes a failure."""
-
-    name: str  # stable: "causality", "initial-loss", …
-    measured: str
-    threshold: str
-    verdict: Verdict
-    detail: str = ""
+from ml_intern_cli.documents.probe import ProbeResult
 
 
 class Smoke(Model):
@@ -31,7 +22,7 @@ class Smoke(Model):
     @property
     def passed(self) -> bool:
         """Whether every probe passed."""
-        return all(probe.verdict is Verdict.PASS for probe in self.probes)
+        return not any(probe.failed for probe in self.probes)
 
 
 _FORM = Form(

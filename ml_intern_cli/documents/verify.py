@@ -1,4 +1,4 @@
-"""VERIFY.md: the seed's six checks, recomputed from the checkpoint by the judge."""
+"""VERIFY.md: the six checks of the seed, recomputed from the checkpoint, and the probes below them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ml_intern_cli.documents.draft import Draft, nearest
 from ml_intern_cli.documents.form import Form, join_blocks
 from ml_intern_cli.documents.markdown import Kind, Section, outline
 from ml_intern_cli.documents.model import Loss, Model, Verdict
-from ml_intern_cli.documents.parts import fenced, fits_fence
+from ml_intern_cli.documents.parts import Records, fenced, fits_fence
+from ml_intern_cli.documents.probe import ProbeResult
 from ml_intern_cli.documents.values import TEXT, field_types, quote
 
 
@@ -32,7 +33,7 @@ class GenerationSample(Model):
 
 
 class Verify(Model):
-    """The six checks. Losses are in nats per token. ``None``: could not be computed."""
+    """The six checks and the probes. Losses are in nats per token. ``None``: could not be computed."""
 
     samples: tuple[GenerationSample, ...]
     generation: Judgement  # over all samples
@@ -51,6 +52,7 @@ class Verify(Model):
     target_params: int = Field(gt=0)
     actual_params: int = Field(ge=0)
     params: Judgement
+    probes: tuple[ProbeResult, ...] = ()
 
     @property
     def judgements(self) -> dict[str, Judgement]:
@@ -65,17 +67,20 @@ class Verify(Model):
         }
 
     @property
+    def failures(self) -> dict[str, str]:
+        """Why it failed, by the name of the check or probe; the checks first."""
+        checks = {name: one.reason for name, one in self.judgements.items() if one.verdict is Verdict.FAIL}
+        return checks | {probe.name: probe.finding for probe in self.probes if probe.failed}
+
+    @property
     def first_failure(self) -> str | None:
-        """The name of the first failing check, or None when all pass."""
-        for name, judgement in self.judgements.items():
-            if judgement.verdict is Verdict.FAIL:
-                return name
-        return None
+        """The name of the first failing check or probe, or None when all pass."""
+        return next(iter(self.failures), None)
 
     @property
     def passed(self) -> bool:
-        """Whether all six pass."""
-        return self.first_failure is None
+        """Whether all checks and probes pass."""
+        return not self.failures
 
 
 _SETTING = re.compile(r"(\|eval - train\||[a-z][a-z_ ]*?)\s*=\s*(\[[^\]]*\]|[^\s(]+)")
@@ -205,6 +210,7 @@ _FORM = Form(
                 "target = {target_params}  actual = {actual_params}  drift = {drift:+.2%}",
             ),
         ),
+        "Probes": (Records("probes", ProbeResult),),
     },
 )
 parse = _FORM.parse

@@ -11,7 +11,8 @@ from pathlib import Path
 from ml_intern_cli.documents.layout import CONFIG, MANIFEST, MODEL_PY, PLAN, SMOKE, RunLayout, path_folder
 from ml_intern_cli.documents.model import Verdict
 from ml_intern_cli.documents.plan import PathPlan, Plan
-from ml_intern_cli.documents.smoke import ProbeResult, Smoke
+from ml_intern_cli.documents.probe import ProbeResult
+from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageResult, read_document
 from ml_intern_cli.stages.judging import how_it_ended, judge
 from ml_intern_cli.stages.programs import lacked_memory
@@ -25,7 +26,7 @@ def run(context: StageContext) -> StageResult:
     plan = context.read(Plan, PLAN)
     path = plan.path(context.path)
     smoke = smoke_of(context, plan, path, context.layout.path(path.id), reserved=True)
-    failed = [probe for probe in smoke.probes if probe.verdict is Verdict.FAIL]
+    failed = [probe for probe in smoke.probes if probe.failed]
     count = f"{len(smoke.probes) - len(failed)} of {len(smoke.probes)} probes"
     drift = (
         f"{smoke.params:,} parameters ({smoke.params / plan.params_target - 1:+.1%}), "
@@ -44,7 +45,7 @@ def run(context: StageContext) -> StageResult:
     return replace(
         result,
         outcome=Outcome.FAILED,
-        details=(*(f"{probe.name}: {probe.detail or probe.measured}" for probe in failed), go_on),
+        details=(*(f"{probe.name}: {probe.finding}" for probe in failed), go_on),
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {failed[0].name}"),),
         out_of_memory=any(lacked_memory(probe.detail or "") for probe in failed),
     )
@@ -83,7 +84,7 @@ def _no_answer(path_id: str, plan: Plan, ended: str, tail: str, seconds: float) 
 
 def _verdict(layout: RunLayout, path_id: str) -> str | None:
     smoke = read_document(layout, Smoke, f"{path_folder(path_id)}/{SMOKE}")
-    return ", ".join(probe.name for probe in smoke.probes if probe.verdict is Verdict.FAIL) or None
+    return ", ".join(probe.name for probe in smoke.probes if probe.failed) or None
 
 
 STAGE = Stage(

@@ -29,7 +29,6 @@ from ml_intern_cli.stages.programs import lacked_memory
 
 _LIMIT_S = 240.0
 _LIMIT_S_PER_PARAM = 6e-6  # ten minutes more per 100M parameters
-_CHECKS = 6
 
 
 def run(context: StageContext) -> StageResult:
@@ -51,26 +50,29 @@ def run(context: StageContext) -> StageResult:
         last = tail.splitlines()[-1] if tail else "nothing on stderr"
         verify = _no_answer(plan, path, f"{how_it_ended(finished)}; {last}")
     name = f"{path_folder(path.id)}/{VERIFY}"
-    failed = {title: one for title, one in verify.judgements.items() if one.verdict is Verdict.FAIL}
+    failed = verify.failures
     return StageResult(
         outcome=Outcome.FAILED if failed else Outcome.DONE,
-        summary=_summary(context, verify, failed),
+        summary=_summary(context, verify),
         documents={name: verify},
-        details=tuple(f"{title}: {one.reason}" for title, one in failed.items())
-        + ((name,) if failed else ()),
+        details=tuple(f"{title}: {reason}" for title, reason in failed.items()) + ((name,) if failed else ()),
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {next(iter(failed))}"),)
         if failed
         else (),
-        out_of_memory=any(lacked_memory(one.reason) for one in failed.values()),
+        out_of_memory=any(lacked_memory(reason) for reason in failed.values()),
     )
 
 
-def _summary(context: StageContext, verify: Verify, failed: dict[str, Judgement]) -> str:
+def _summary(context: StageContext, verify: Verify) -> str:
     loss = "" if verify.final_eval_loss is None else f", eval {verify.final_eval_loss:.3f}"
     manifest = context.layout.document(MANIFEST)
     floor = Manifest.model_validate_json(manifest.read_text(encoding="utf-8")).loss_floor
     known = "" if floor is None or not loss else f" (floor {floor:.3f})"
-    return f"{_CHECKS - len(failed)} of {_CHECKS}{loss}{known}"
+    passed = sum(one.verdict is Verdict.PASS for one in verify.judgements.values())
+    checks = f"{passed} of {len(verify.judgements)}"
+    if verify.probes:
+        checks += f", {sum(not probe.failed for probe in verify.probes)} of {len(verify.probes)} probes"
+    return f"{checks}{loss}{known}"
 
 
 def _no_answer(plan: Plan, path: PathPlan, why: str) -> Verify:

@@ -14,7 +14,6 @@ from ml_intern_cli.brains.tools.files import file_tools
 from ml_intern_cli.brains.tools.folder import Folder
 from ml_intern_cli.brains.tools.logs import log_tools
 from ml_intern_cli.brains.tools.tool import Arguments, ToolFailed
-from ml_intern_cli.documents.model import Verdict
 
 _HAND_IN = "hand_in_diagnosis"
 
@@ -76,12 +75,8 @@ def failed_checks(evidence: Evidence) -> dict[str, str]:
         return {
             one.name: f"{one.name}: measured {one.measured}, allowed {one.threshold}. {one.detail}".strip()
             for one in evidence.smoke.probes
-            if one.verdict is Verdict.FAIL
+            if one.failed
         }
     if evidence.failed_stage == "verify" and evidence.verify is not None:
-        return {
-            name: f"{name}: {judgement.verdict}: {judgement.reason}"
-            for name, judgement in evidence.verify.judgements.items()
-            if judgement.verdict is Verdict.FAIL
-        }
+        return {name: f"{name}: fail: {reason}" for name, reason in evidence.verify.failures.items()}
     return {}

@@ -1,13 +1,14 @@
-"""Every probe of a smoke, in the order they run. A new probe is written, then listed here."""
+"""Every probe of an untrained model, in the order they run. A new probe is written, then listed here."""
 
 from __future__ import annotations
 
+from ml_intern_cli.judge.probe import Probe
+from ml_intern_cli.judge.probes.bench import Bench
 from ml_intern_cli.judge.probes.coupling import BATCH_INDEPENDENCE, CAUSALITY, CONTEXT_USE, DETERMINISM
 from ml_intern_cli.judge.probes.learning import GRADIENTS, INITIAL_LOSS, OBJECTIVE, OVERFIT_ONE_BATCH
-from ml_intern_cli.judge.probes.probe import Measurement, Probe
 from ml_intern_cli.judge.probes.structure import COMPILE, FORWARD_SHAPE, INSTANTIATE, PARAM_COUNT, SAVE_LOAD
 
-PROBES: tuple[Probe, ...] = (
+PROBES: tuple[Probe[Bench], ...] = (
     COMPILE,
     INSTANTIATE,
     PARAM_COUNT,
@@ -22,5 +23,3 @@ PROBES: tuple[Probe, ...] = (
     OVERFIT_ONE_BATCH,
     SAVE_LOAD,
 )
-
-__all__ = ["PROBES", "Measurement", "Probe"]

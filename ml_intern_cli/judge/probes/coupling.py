@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ml_intern_cli.judge.probes.probe import Measurement, Probe
+from ml_intern_cli.judge.probe import Category, Measurement, Probe
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ def _determinism(bench: Bench) -> Measurement:
 
 DETERMINISM = Probe(
     name="determinism",
+    category=Category.MODEL,
     meaning="in eval mode the same input gives the same logits twice",
     threshold="identical logits (max |Δ| = 0)",
     threshold_source="the same operations in the same order on the same machine",
@@ -117,6 +118,7 @@ def _no_move(bench: Bench, moves: list[_Move]) -> Measurement:
 
 CAUSALITY = Probe(
     name="causality",
+    category=Category.MODEL,
     meaning="no logit depends on a later token, in eval mode and in train mode",
     threshold="max |Δ| of earlier logits ≤ 1e-5 of the largest logit",
     threshold_source=_FLOAT_SOURCE,
@@ -152,6 +154,7 @@ def _batch_independence(bench: Bench) -> Measurement:
 
 BATCH_INDEPENDENCE = Probe(
     name="batch-independence",
+    category=Category.MODEL,
     meaning="a row's logits do not depend on the other rows of the batch",
     threshold="max |Δ| of a row's logits ≤ 1e-5 of the largest logit",
     threshold_source=_FLOAT_SOURCE,
@@ -194,6 +197,7 @@ def _context_use(bench: Bench) -> Measurement:
 
 CONTEXT_USE = Probe(
     name="context-use",
+    category=Category.MODEL,
     meaning="a logit depends on the tokens before its own, and on their order",
     threshold=(
         "replacing the last token but one, or swapping it with the one before, moves the last logits "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.artifact import count_parameters
 from ml_intern_cli.judge.evaluation import logits_of, token_losses
-from ml_intern_cli.judge.probes.probe import Measurement, Probe
+from ml_intern_cli.judge.probe import Category, Measurement, Probe
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ def _initial_loss(bench: Bench) -> Measurement:
 
 INITIAL_LOSS = Probe(
     name="initial-loss",
+    category=Category.MODEL,
     meaning="before training the model is as unsure as a uniform guess over the vocabulary",
     threshold="|loss - ln V| ≤ 0.1 ln V on the training text",
     threshold_source=(
@@ -69,6 +70,7 @@ def _objective(bench: Bench) -> Measurement:
 
 OBJECTIVE = Probe(
     name="objective",
+    category=Category.MODEL,
     meaning="the cross-entropy that loss() reports is that of the logits against the next token",
     threshold="relative difference ≤ 1e-3",
     threshold_source="fp32 sums agree to 1e-6, a shift by one token changes the mean of 1,000 tokens by 1e-2",
@@ -168,6 +170,7 @@ def _after_optimizer_step(bench: Bench, model: nn.Module) -> None:
 
 GRADIENTS = Probe(
     name="gradients",
+    category=Category.MODEL,
     meaning="the training loss reaches every trainable parameter, and every expert of stacked expert weights",
     threshold="finite everywhere; not zero somewhere in each, within 8 batches and redrawn routers",
     threshold_source="a weight that no batch and no router reaches is no part of the model",
@@ -225,6 +228,7 @@ def _overfit_one_batch(bench: Bench) -> Measurement:
 
 OVERFIT_ONE_BATCH = Probe(
     name="overfit-one-batch",
+    category=Category.MODEL,
     meaning="trained on one batch of 64 tokens of text, the model learns it by heart",
     threshold="cross-entropy of its logits ≤ 0.25 ln V within 80 steps of AdamW",
     threshold_source=(

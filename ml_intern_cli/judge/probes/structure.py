@@ -11,7 +11,7 @@ from ml_intern_cli.judge.artifact import (
     load_tensors,
     stored_tensors,
 )
-from ml_intern_cli.judge.probes.probe import Measurement, Probe
+from ml_intern_cli.judge.probe import Category, Measurement, Probe
 
 if TYPE_CHECKING:
     from ml_intern_cli.judge.probes.bench import Bench
@@ -37,6 +37,7 @@ def _compile(bench: Bench) -> Measurement:
 
 COMPILE = Probe(
     name="compile",
+    category=Category.MODEL,
     meaning="every Python file of the path compiles",
     threshold="no syntax error",
     threshold_source="a program that does not compile cannot train",
@@ -56,6 +57,7 @@ def _instantiate(bench: Bench) -> Measurement:
 
 INSTANTIATE = Probe(
     name="instantiate",
+    category=Category.MODEL,
     meaning="the class that config.json names is built from that configuration",
     threshold="an nn.Module, without an exception",
     threshold_source="the contract of a path: <Name>(<Name>Config(...))",
@@ -83,6 +85,7 @@ def _param_count(bench: Bench) -> Measurement:
 
 PARAM_COUNT = Probe(
     name="param-count",
+    category=Category.MODEL,
     meaning="the model has the size that was asked for, tied weights counted once",
     threshold="±1 % from 5M parameters up, ±3 % below",
     threshold_source="the accuracy to which sizes are solved; below 5M one step of a dimension is a percent",
@@ -118,6 +121,7 @@ def _forward_shape(bench: Bench) -> Measurement:
 
 FORWARD_SHAPE = Probe(
     name="forward-shape",
+    category=Category.MODEL,
     meaning="logits have a row per token and a column per vocabulary entry, from one token to a full window",
     threshold="(B, T, V) for (1, 1), (2, 7), (1, seq_len); values finite; V not below the tokenizer's size",
     threshold_source="the contract of a path",
@@ -151,6 +155,7 @@ def _save_load(bench: Bench) -> Measurement:
 
 SAVE_LOAD = Probe(
     name="save-load",
+    category=Category.MODEL,
     meaning="a checkpoint holds all of the model: saved, loaded into a new instance, it computes the same",
     threshold="identical logits (max |Δ| = 0)",
     threshold_source="the same numbers through the same operations give the same result",

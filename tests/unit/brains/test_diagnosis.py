@@ -9,7 +9,8 @@ from ml_intern_cli.brains.diagnosis import diagnose
 from ml_intern_cli.brains.protocol import Evidence
 from ml_intern_cli.documents.model import Verdict
 from ml_intern_cli.documents.plan import PathPlan
-from ml_intern_cli.documents.smoke import ProbeResult, Smoke
+from ml_intern_cli.documents.probe import ProbeResult
+from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.verify import Judgement, Verify
 from tests.examples import path_plan
 

@@ -77,8 +77,10 @@ def test_blank_cells_of_the_ledger_are_what_is_not_known():
     ]
 
 
-def test_the_verification_has_the_six_sections_keys_and_verdicts():
-    assert verify.render(VERIFY) == (
+def test_the_verification_has_the_six_sections_keys_and_verdicts_before_its_probes():
+    sections, _, probes = verify.render(VERIFY).partition("\n## Probes\n")
+    assert probes.count("\n") == 4  # a heading, a rule, two probes
+    assert sections == (
         "## Generation samples\n"
         'PROMPT: "Once upon a time,"\n'
         "OUTPUT: there was a little fox.\n"

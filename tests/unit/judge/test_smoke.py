@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ml_intern_cli.documents.model import Verdict
-from ml_intern_cli.documents.smoke import ProbeResult, Smoke
+from ml_intern_cli.documents.probe import ProbeResult
+from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters
 from ml_intern_cli.judge.probes import PROBES
 from ml_intern_cli.judge.smoke import smoke

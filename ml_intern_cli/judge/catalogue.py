@@ -1,0 +1,13 @@
+"""Every probe that the judge knows, by what it works on. A new probe is written, then listed by its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_intern_cli.judge.probe import Probe
+from ml_intern_cli.judge.probes import PROBES as UNTRAINED
+
+CATALOGUE: dict[str, tuple[Probe[Any], ...]] = {
+    "before training: the model": UNTRAINED,
+}
+"""Kind → probes in the order they run. Names are unique over all kinds."""
