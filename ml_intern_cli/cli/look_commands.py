@@ -72,3 +72,16 @@ def blueprints(session: Session, name: opt.BlueprintArgument = None) -> int:
     else:
         session.show(blueprint_card(name), card_lines)
     return 0
+
+
+@command("probes", panel=Panel.KNOWLEDGE, examples=("ml-intern probes causality", "ml-intern probes --json"))
+def probes(session: Session, name: opt.ProbeArgument = None) -> int:
+    """Show what the judge looks for; with a name, how it is measured and what usually fails it."""
+    from ml_intern_cli.cli.probes import probe_lines, story_lines
+    from ml_intern_cli.judge.explanations import explain, explanations
+
+    if name is None:
+        session.show(explanations(), probe_lines, key="probes")
+    else:
+        session.show(explain(name), story_lines)
+    return 0

@@ -362,6 +362,10 @@ BlueprintArgument = Annotated[
         autocompletion=completion.blueprints,
     ),
 ]
+ProbeArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", show_default=False, help="One of them, for its whole story."),
+]
 ParamsArgument = Annotated[
     int,
     typer.Argument(

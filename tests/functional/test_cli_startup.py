@@ -76,7 +76,9 @@ def test_configured_servers_are_not_loaded_to_look_at_a_run(started_run, tmp_pat
     assert not modules & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["blueprints"], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments", [["list"], ["blueprints"], ["doctor"], ["probes"], ["probes", "causality"]]
+)
 def test_looking_around_loads_nothing_heavy(arguments, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, modules = _modules_after(*arguments)

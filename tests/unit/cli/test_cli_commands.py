@@ -16,7 +16,7 @@ from ml_intern_cli.runs.options import RunOptions
 SLUG = "implement-deepseek-v3-at-1m"
 COMMANDS = [
     *("run", "restate", "clarify", "research", "plan", "implement", "smoke", "train", "verify"),
-    *("diagnose", "report", "publish", "status", "list", "show", "doctor", "size", "blueprints"),
+    *("diagnose", "report", "publish", "status", "list", "show", "doctor", "size", "blueprints", "probes"),
 ]
 
 
@@ -199,6 +199,8 @@ def test_an_empty_list_says_how_to_start(runs, capsys):
         ["show", SLUG],
         ["size", "deepseek-v3", "1M"],
         ["blueprints"],
+        ["probes"],
+        ["probes", "causality"],
         ["doctor"],
     ],
 )

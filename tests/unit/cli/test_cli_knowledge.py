@@ -73,6 +73,19 @@ def test_blueprints_lists_them(capsys):
     assert "deepseek-v3" in capsys.readouterr().out
 
 
+def test_probes_are_listed_by_kind_and_told_by_name(capsys):
+    assert main(["probes"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.index("before training: the model") < listed.index("  causality ")
+    assert main(["probes", "causality"]) == 0
+    assert "usual causes  a mask missing in one attention branch" in capsys.readouterr().out
+
+
+def test_an_unknown_probe_names_the_nearest(capsys):
+    assert main(["probes", "casuality"]) == 2
+    assert "did you mean causality?" in capsys.readouterr().err
+
+
 def test_a_blueprint_shows_its_card(capsys):
     assert main(["blueprints", "deepseek-v3"]) == 0
     assert "DeepSeek-V3" in capsys.readouterr().out
