@@ -13,6 +13,7 @@ from pathlib import Path
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.errors import InvalidInput, MlInternError
+from ml_intern_cli.judge.confinement.limits import hide_memory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +35,7 @@ def _judge(arguments: argparse.Namespace) -> None:
     # A file of the path must not pass for a library: `python -m` puts the working directory first.
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != path_dir]
 
+    hide_memory()
     import torch
 
     from ml_intern_cli.judge.smoke import smoke
@@ -54,6 +56,8 @@ def _judge(arguments: argparse.Namespace) -> None:
             target_params=arguments.target_params,
             seed=arguments.seed,
             progress=_progress,
+            limit_s=arguments.limit_s,
+            num_threads=arguments.num_threads,
         )
     _write(arguments.out, judgement.model_dump_json(indent=2) + "\n")
 
@@ -94,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", parents=[shared], help="after training")
     verify.add_argument("--planned-tokens", type=_positive, required=True, help="training tokens in PLAN.md")
     verify.add_argument("--seed", type=int, required=True, help="of the judge's samples")
+    verify.add_argument("--limit-s", type=float, help="seconds for the path's code; default: no limit")
     return parser
 
 

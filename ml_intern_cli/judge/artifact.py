@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     import torch
     from torch import nn
+
+    from ml_intern_cli.judge.confinement.hosted import HostedModel
 
 DEFAULT_SEQ_LEN = 128
 """Tokens per window where the path has no train_config.json that says otherwise."""
@@ -51,6 +54,14 @@ class Artifact:
     def config(self) -> dict[str, Any]:
         """config.json. Raises Unusable."""
         return read_json_object(self.directory / "config.json")
+
+    @property
+    def model_class(self) -> str:
+        """The name of the class in model.py. Raises Unusable."""
+        class_name = self.config.get("_model_class")
+        if not isinstance(class_name, str):
+            raise Unusable("config.json has no _model_class")
+        return class_name
 
     @cached_property
     def train_config(self) -> dict[str, Any]:
@@ -84,9 +95,7 @@ class Artifact:
         """A new instance on the judge's device, its weights drawn from ``seed``. Raises Unusable."""
         import torch
 
-        class_name = self.config.get("_model_class")
-        if not isinstance(class_name, str):
-            raise Unusable("config.json has no _model_class")
+        class_name = self.model_class
         model_class = self._class(class_name)
         config_class = self._class(f"{class_name}Config")
         known = _field_names(config_class)
@@ -164,7 +173,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module | HostedModel) -> int:
     """Parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -182,51 +191,97 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Puts the tensors into the model; every tensor must fit and none may be missing.
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """One entry of a model's state dict."""
+
+    shape: tuple[int, ...]
+    dtype: str  # "float32"
+    is_parameter: bool  # else a buffer
+    tied_to: str  # the first entry with the same storage: its own name unless weights are tied
+
+
+def fit_problems(state: Mapping[str, StateEntry], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises Unusable unless every tensor fits and none is missing, all problems named.
 
     Only a tied weight may be absent, when the module itself shares it with one that is there.
-
-    Raises:
-        Unusable: missing, unexpected, mis-shaped or not-finite tensors, all of them named.
     """
     import torch
 
-    state = model.state_dict()
-    present = {state[name].data_ptr() for name in tensors if name in state}
+    present = {state[name].tied_to for name in tensors if name in state}
     problems = [f"unexpected tensor {name}" for name in tensors if name not in state]
     for name, own in state.items():
         if name not in tensors:
-            if own.data_ptr() not in present:
+            if own.tied_to not in present:
                 problems.append(f"missing tensor {name}")
-        elif tensors[name].shape != own.shape:
+        elif tuple(tensors[name].shape) != own.shape:
             problems.append(f"{name} has shape {list(tensors[name].shape)}, the model has {list(own.shape)}")
         elif not bool(torch.isfinite(tensors[name]).all()):
             problems.append(f"{name} holds NaN or infinity")
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise Unusable("; ".join(problems[:4]) + more)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts the tensors into the model. Raises Unusable as ``fit_problems``."""
+    fit_problems(state_entries(model), tensors)
     model.load_state_dict(dict(tensors), strict=False)
+
+
+def state_entries(model: nn.Module) -> dict[str, StateEntry]:
+    """What a model's state dict holds."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    entries: dict[str, StateEntry] = {}
+    first: dict[object, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        key = (tensor.data_ptr(), tuple(tensor.shape)) if tensor.numel() else name
+        entries[name] = StateEntry(
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            is_parameter=name in parameters,
+            tied_to=first.setdefault(key, name),
+        )
+    return entries
 
 
 def load_checkpoint(artifact: Artifact, model: nn.Module) -> int:
     """Loads the checkpoint that ckpts/best.json names; returns its step. Raises Unusable."""
+    name, step = best_checkpoint(artifact)
+    tensors = read_checkpoint(artifact, name)
+    with misfit_of(name):
+        load_tensors(model, tensors)
+    return step
+
+
+def best_checkpoint(artifact: Artifact) -> tuple[str, int]:
+    """The folder below ckpts/ that best.json names, and its step. Raises Unusable."""
+    pointer = read_json_object(artifact.directory / "ckpts" / "best.json")
+    name, step = Path(str(pointer.get("dir"))).name, pointer.get("step")
+    if not (artifact.directory / "ckpts" / name / "model.safetensors").is_file():
+        raise Unusable(f"best.json names {pointer.get('dir')!r}, which has no model.safetensors")
+    if not isinstance(step, int):
+        raise Unusable("best.json has no integer step")
+    return name, step
+
+
+def read_checkpoint(
+    artifact: Artifact, name: str, file: str = "model.safetensors"
+) -> dict[str, torch.Tensor]:
+    """The tensors of one checkpoint. Raises Unusable."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    pointer = read_json_object(artifact.directory / "ckpts" / "best.json")
-    file = artifact.directory / "ckpts" / Path(str(pointer.get("dir"))).name / "model.safetensors"
     try:
-        tensors = load_file(file)
-    except FileNotFoundError as error:
-        raise Unusable(f"best.json names {pointer.get('dir')!r}, which has no model.safetensors") from error
+        return dict(load_file(artifact.directory / "ckpts" / name / file))
     except (OSError, SafetensorError) as error:
-        raise Unusable(f"{file.parent.name}/model.safetensors is corrupt: {error}") from error
+        raise Unusable(f"{name}/{file} is corrupt: {error}") from error
+
+
+@contextmanager
+def misfit_of(checkpoint: str) -> Iterator[None]:
+    """Says in an Unusable that it is the checkpoint that does not fit."""
     try:
-        load_tensors(model, tensors)
+        yield
     except Unusable as error:
-        raise Unusable(f"{file.parent.name}/model.safetensors does not fit model.py: {error}") from error
-    step = pointer.get("step")
-    if not isinstance(step, int):
-        raise Unusable("best.json has no integer step")
-    return step
+        raise Unusable(f"{checkpoint}/model.safetensors does not fit model.py: {error}") from error

@@ -11,7 +11,6 @@ from ml_intern_cli.judge.artifact import Artifact, Unusable, judge_device
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from ml_intern_cli.judge.corpus import Tokens
 
@@ -33,7 +32,9 @@ class LossEstimate:
         return math.isfinite(self.mean)
 
 
-def logits_of(artifact: Artifact, model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+def logits_of(
+    artifact: Artifact, model: Callable[[torch.Tensor], Any], input_ids: torch.Tensor
+) -> torch.Tensor:
     """The logits ``(B, T, V)`` of ``input_ids`` ``(B, T)``, however the model hands them over.
 
     Raises:
@@ -62,7 +63,12 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def evaluate(
-    artifact: Artifact, model: nn.Module, windows: Tokens, *, vocab_size: int, progress: Callable[[int], None]
+    artifact: Artifact,
+    model: Callable[[torch.Tensor], Any],
+    windows: Tokens,
+    *,
+    vocab_size: int,
+    progress: Callable[[int], None],
 ) -> LossEstimate:
     """The loss over windows ``(N, T + 1)``; ``progress`` gets how many are done. Raises Unusable."""
     import torch

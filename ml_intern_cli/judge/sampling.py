@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.artifact import Artifact, judge_device
 from ml_intern_cli.judge.evaluation import logits_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
 
 TEMPERATURE = 0.8
 TOP_K = 50
@@ -22,7 +22,7 @@ little behind its few safest words.
 
 def sample(
     artifact: Artifact,
-    model: nn.Module,
+    model: Callable[[torch.Tensor], Any],
     prompts: Sequence[Sequence[int]],
     *,
     new_tokens: int,

@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.documents.verify import GenerationSample, Judgement, Verify
-from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters, load_checkpoint
+from ml_intern_cli.judge.artifact import (
+    Artifact,
+    Unusable,
+    best_checkpoint,
+    count_parameters,
+    misfit_of,
+    read_checkpoint,
+)
 from ml_intern_cli.judge.checks.consumption import judge_consumption
 from ml_intern_cli.judge.checks.criterion import Criterion, failure, judgement
 from ml_intern_cli.judge.checks.generation import PROMPTS, judge_generation
@@ -21,12 +27,10 @@ from ml_intern_cli.judge.checks.loss import (
     plausible_range,
 )
 from ml_intern_cli.judge.checks.stderr import judge_stderr
+from ml_intern_cli.judge.confinement.hosted import HostedModel, ModelHost
 from ml_intern_cli.judge.corpus import Corpus
 from ml_intern_cli.judge.records import Records
 from ml_intern_cli.judge.reference import NGramReference
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _REFERENCE_TOKENS = 1_000_000  # enough for the n-grams of a small vocabulary, counted in a few seconds
 _LARGEST_DRIFT = 0.15
@@ -41,6 +45,8 @@ def verify(
     target_params: int,
     seed: int,
     progress: Callable[[str], None],
+    limit_s: float | None = None,
+    num_threads: int | None = None,
 ) -> Verify:
     """Judges the checkpoint of ``ckpts/best.json``.
 
@@ -51,14 +57,39 @@ def verify(
         target_params: The size that was asked for.
         seed: Of the judge's samples.
         progress: Gets a line before each part of the work, ``20/100 tokens of 19 samples``.
+        limit_s: For the path's code, all of its calls together.
+        num_threads: CPU threads of the path's code; ``None``: as many as torch has here.
 
     Raises:
         InvalidInput: the data cannot be read, which no path is to blame for.
     """
     artifact, corpus = Artifact(path_dir), Corpus.open(data_dir)
+    with ModelHost(artifact, limit_s=limit_s, num_threads=num_threads) as host:
+        return _verify(
+            artifact,
+            corpus,
+            host,
+            planned_tokens=planned_tokens,
+            target_params=target_params,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def _verify(
+    artifact: Artifact,
+    corpus: Corpus,
+    host: ModelHost,
+    *,
+    planned_tokens: int,
+    target_params: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Verify:
     records = Records.read(artifact)
     reference = _reference(corpus)
-    model, broken = _load(artifact)
+    broken = _load(artifact, host.as_trainer)
+    model = None if broken else host.as_trainer
     samples, generation = _generation(
         artifact, model, corpus, reference, seed=seed, broken=broken, progress=progress
     )
@@ -92,14 +123,16 @@ def verify(
     )
 
 
-def _load(artifact: Artifact) -> tuple[nn.Module | None, str]:
-    """The model with its checkpoint, or why there is none."""
+def _load(artifact: Artifact, model: HostedModel) -> str:
+    """Puts the checkpoint into the model. Returns why that cannot be, or nothing."""
     try:
-        model = artifact.build(seed=0).eval()
-        load_checkpoint(artifact, model)
+        model.build(seed=0)
+        name, _ = best_checkpoint(artifact)
+        with misfit_of(name):
+            model.load(read_checkpoint(artifact, name))
     except Unusable as error:
-        return None, f"not run: {error}"
-    return model, ""
+        return f"not run: {error}"
+    return ""
 
 
 def _reference(corpus: Corpus) -> NGramReference:
@@ -113,7 +146,7 @@ def _reference(corpus: Corpus) -> NGramReference:
 
 def _generation(
     artifact: Artifact,
-    model: nn.Module | None,
+    model: HostedModel | None,
     corpus: Corpus,
     reference: NGramReference,
     *,
@@ -133,7 +166,7 @@ def _generation(
 
 def _losses(
     artifact: Artifact,
-    model: nn.Module | None,
+    model: HostedModel | None,
     corpus: Corpus,
     reference: NGramReference,
     records: Records,

@@ -15,7 +15,7 @@ from ml_intern_cli.judge.reference import NGramReference
 from ml_intern_cli.judge.sampling import sample
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ml_intern_cli.judge.confinement.hosted import HostedModel
 
 PROMPTS = ("Once upon a time,", "The", "")
 NEW_TOKENS = 100
@@ -35,7 +35,7 @@ _LEAST_KNOWN = 0.8  # share of the held-out text's known words; 0.7 after 20 ste
 
 def judge_generation(
     artifact: Artifact,
-    model: nn.Module,
+    model: HostedModel,
     corpus: Corpus,
     reference: NGramReference,
     *,

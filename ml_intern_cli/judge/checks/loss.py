@@ -17,7 +17,7 @@ from ml_intern_cli.judge.records import Records
 from ml_intern_cli.judge.reference import NGramReference
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ml_intern_cli.judge.confinement.hosted import HostedModel
 
 _WORK = 4e11  # parameters x tokens per split: seconds at 1M, under a minute at 100M on two CPU cores
 _LEAST_TOKENS = 8_000
@@ -70,7 +70,7 @@ def plausible_range(
 
 def measure_losses(
     artifact: Artifact,
-    model: nn.Module,
+    model: HostedModel,
     corpus: Corpus,
     reference: NGramReference,
     records: Records,
