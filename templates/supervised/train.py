@@ -24,7 +24,6 @@ Exit codes: 0 done or stopped, as last.json says; 1 cannot read or write; 2 cann
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -37,6 +36,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -50,6 +50,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
+CKPTS = HERE / "ckpts"
+LOGS = ("train.log", "eval.log", "metrics.jsonl")
+CHOICES = {"task": ("classification", "regression"), "schedule": ("cosine", "linear", "constant")}
 EVAL_BATCH = 256  # rows
 MAX_NOT_FINITE = 5  # in a row
 CLOSING_S = 0.5  # kept free for a stop, beside an evaluation and two checkpoints
@@ -109,29 +112,23 @@ class TrainConfig:
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
         """Raises CannotStart when the file is not as described here."""
-        names = [field.name for field in fields(cls)]
-        values = read_json(path, *names)
-        unknown = values.keys() - set(names)
-        if unknown:
-            raise CannotStart(f"{path}: unknown {', '.join(sorted(unknown))}")
+        values = read_json(path, *(field.name for field in fields(cls)))
         for field in fields(cls):
-            value, kind = values[field.name], field.type
-            lowest = 0 if field.name in {"warmup_steps", "seed"} else 1
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if kind == "int" and not (number and isinstance(value, int) and value >= lowest):
-                raise CannotStart(f"{path}: {field.name}: must be a whole number ≥ {lowest}, not {value!r}")
-            if kind == "float" and not (number and math.isfinite(value) and value >= 0):
-                raise CannotStart(f"{path}: {field.name}: must be a number ≥ 0, not {value!r}")
-        choices = {"task": ("classification", "regression"), "schedule": ("cosine", "linear", "constant")}
-        for name, allowed in choices.items():
-            if values[name] not in allowed:
-                raise CannotStart(
-                    f"{path}: {name}: must be one of {', '.join(allowed)}, not {values[name]!r}"
-                )
-        for name in ("beta1", "beta2", "label_smoothing"):
-            if values[name] >= 1:
-                raise CannotStart(f"{path}: {name}: must be below 1, not {values[name]!r}")
-        return cls(**values)
+            name, value = field.name, values.pop(field.name)
+            lowest = 0 if name in {"warmup_steps", "seed"} or field.type == "float" else 1
+            below = 1 if name in {"beta1", "beta2", "label_smoothing"} else math.inf
+            types = int if field.type == "int" else (int, float)
+            if name in CHOICES and value not in CHOICES[name]:
+                raise CannotStart(f"{path}: {name}: must be {' or '.join(CHOICES[name])}, not {value!r}")
+            if field.type in {"int", "float"} and not (
+                isinstance(value, types) and not isinstance(value, bool) and lowest <= value < below
+            ):
+                kind = "whole number" if field.type == "int" else "number"
+                limits = f"≥ {lowest}" if below == math.inf else f"≥ {lowest} and < {below}"
+                raise CannotStart(f"{path}: {name}: must be a {kind} {limits}, not {value!r}")
+        if values:
+            raise CannotStart(f"{path}: unknown {', '.join(sorted(values))}")
+        return cls(**read_json(path))
 
     @property
     def data(self) -> Path:
@@ -144,12 +141,8 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    decayed = {
-        "constant": 0.0,
-        "linear": progress,
-        "cosine": (1.0 - math.cos(math.pi * progress)) / 2,
-    }[config.schedule]
-    return config.learning_rate - decayed * (config.learning_rate - config.min_learning_rate)
+    decayed = {"constant": 0.0, "linear": progress, "cosine": (1.0 - math.cos(math.pi * progress)) / 2}
+    return config.learning_rate - decayed[config.schedule] * (config.learning_rate - config.min_learning_rate)
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -159,18 +152,21 @@ class Rows:
     """One split: inputs (N, …) float32, or (N, T) int64 token ids; targets (N,) int64 classes or float32."""
 
     def __init__(self, data_dir: Path, manifest: dict[str, Any], split: str) -> None:
-        self.inputs, self.targets = (
-            load_array(data_dir / manifest["splits"][split][part]["name"]) for part in ("inputs", "targets")
-        )
-        dtype, classes = manifest["inputs"]["dtype"], manifest["classes"]
-        if self.inputs.dtype != dtype or self.targets.dtype != ("int64" if classes else "float32"):
-            raise CannotStart(f"{data_dir}: the arrays of {split} are not of the types in manifest.json")
+        paths = [data_dir / manifest["splits"][split][part]["name"] for part in ("inputs", "targets")]
+        try:
+            self.inputs, self.targets = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"{data_dir}: {split}: {error}") from error
+        classes = manifest["classes"]
+        types = (manifest["inputs"]["dtype"], "int64" if classes else "float32")
+        if (self.inputs.dtype, self.targets.dtype) != types:
+            raise CannotStart(f"{data_dir}: {split}: the arrays must be {' and '.join(types)}")
         if not 0 < len(self.inputs) == len(self.targets):
             raise CannotStart(
-                f"{data_dir}: {split} has {len(self.inputs)} rows of inputs, {len(self.targets)} targets"
+                f"{data_dir}: {split}: {len(self.inputs)} rows of inputs, {len(self.targets)} targets"
             )
         if classes and not 0 <= self.targets.min() <= self.targets.max() < len(classes):
-            raise CannotStart(f"{data_dir}: {split} has targets outside the {len(classes)} classes")
+            raise CannotStart(f"{data_dir}: {split}: targets outside the {len(classes)} classes")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -180,41 +176,19 @@ class Rows:
         return torch.from_numpy(np.array(self.inputs[rows])), torch.from_numpy(np.array(self.targets[rows]))
 
 
-class RowSampler:
-    """Training rows in random order; the number of rows consumed so far is its whole state.
-
-    An epoch visits every row exactly once, in an order drawn from the seed and its number; a batch
-    may reach from one epoch into the next.
-    """
-
-    def __init__(self, num_rows: int, *, seed: int) -> None:
-        self._num_rows = num_rows
-        self._seed = seed
-        self._epoch: int | None = None
-
-    def rows(self, cursor: int, count: int) -> NDArray[np.int64]:
-        """The indices of the ``count`` rows after the first ``cursor``."""
-        return np.array([self._row(index) for index in range(cursor, cursor + count)])
-
-    def _row(self, index: int) -> int:
-        epoch, position = divmod(index, self._num_rows)
-        if epoch != self._epoch:
-            random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-            self._order = random.permutation(self._num_rows)
-            self._epoch = epoch
-        return int(self._order[position])
+@lru_cache(maxsize=2)
+def epoch_order(num_rows: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order (num_rows,) in which an epoch visits every training row exactly once."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_rows)
 
 
-def load_array(path: Path) -> NDArray[Any]:
-    """A mapped .npy file; nothing is ever unpickled."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CannotStart(f"{path}: {error}") from error
-    return array
+def rows_after(cursor: int, count: int, *, num_rows: int, seed: int) -> NDArray[np.int64]:
+    """The ``count`` rows after the first ``cursor``; they may reach from one epoch into the next."""
+    places = [divmod(index, num_rows) for index in range(cursor, cursor + count)]
+    return np.array([epoch_order(num_rows, seed=seed, epoch=epoch)[place] for epoch, place in places])
 
 
-# --- model and optimizer -------------------------------------------------------------------------
+# --- model, loss, optimizer ----------------------------------------------------------------------
 
 
 def build_model(manifest: dict[str, Any]) -> nn.Module:
@@ -224,16 +198,15 @@ def build_model(manifest: dict[str, Any]) -> nn.Module:
         CannotStart: the files do not fit each other.
     """
     config = read_json(HERE / "config.json", "_model_class")
-    module = importlib.import_module("model")
-    name = config["_model_class"]
+    module, name = importlib.import_module("model"), config["_model_class"]
     try:
         model_class, config_class = getattr(module, name), getattr(module, f"{name}Config")
-        known = {field.name for field in dataclasses.fields(config_class)}
+        known = {field.name for field in fields(config_class)}
         model: nn.Module = model_class(config_class(**{k: v for k, v in config.items() if k in known}))
     except (AttributeError, TypeError) as error:
         raise CannotStart(f"config.json does not fit model.py: {error!r}") from error
     set_scaling: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = getattr(model, "set_scaling", None)
-    if set_scaling is not None:
+    if set_scaling:
         unscaled = {"mean": 0.0, "std": 1.0}
         inputs, targets = manifest["scaling"] or unscaled, manifest["target_scaling"] or unscaled
         numbers = (inputs["mean"], inputs["std"], targets["mean"], targets["std"])
@@ -260,35 +233,16 @@ class Objective:
         self._target_std: float = (manifest["target_scaling"] or {"std": 1.0})["std"]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of outputs (B, C) or (B,), (B, 1) for targets (B,)."""
+        """The mean loss of outputs (B, C), or (B,) or (B, 1), for targets (B,)."""
         if self.metric == "accuracy":
             return functional.cross_entropy(outputs.float(), targets, label_smoothing=self._label_smoothing)
         return functional.mse_loss(outputs.reshape(-1) / self._target_std, targets / self._target_std)
 
-    def errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Per row (B,): 1 where the class is wrong, or the squared error in the target's own unit."""
+    def score(self, outputs: Tensor, targets: Tensor) -> float:
+        """The metric over outputs and targets of a whole split."""
         if self.metric == "accuracy":
-            return (outputs.argmax(-1) != targets).double()
-        return (outputs.reshape(-1) - targets).double().square()
-
-    def score(self, mean_error: float) -> float:
-        """The metric that belongs to a mean of ``errors``."""
-        return 1.0 - mean_error if self.metric == "accuracy" else math.sqrt(mean_error)
-
-
-def evaluate(model: nn.Module, rows: Rows, objective: Objective) -> tuple[float, float]:
-    """The loss and the metric over all rows of a split. The model is in training mode afterwards."""
-    device = next(model.parameters()).device
-    loss = error = 0.0
-    model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(rows), EVAL_BATCH):
-            inputs, targets = (t.to(device) for t in rows.batch(slice(start, start + EVAL_BATCH)))
-            outputs = model(inputs)
-            loss += float(objective.loss(outputs, targets)) * len(targets)
-            error += float(objective.errors(outputs, targets).sum())
-    model.train()
-    return loss / len(rows), objective.score(error / len(rows))
+            return (outputs.argmax(-1) == targets).double().mean().item()
+        return (outputs.reshape(-1) - targets).double().square().mean().sqrt().item()
 
 
 # --- training ------------------------------------------------------------------------------------
@@ -310,13 +264,13 @@ class Trainer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.checkpoints = Checkpoints(HERE / "ckpts", fingerprint=fingerprint(config))
+        self.fingerprint = fingerprint(config)
         self.stop = StopRequest()
         self.state = State()
         self.best: dict[str, Any] | None = None
-        self.evaluated: dict[str, Any] = {}  # what the latest evaluation found
+        self.evaluated: dict[str, Any] | None = None  # what the latest evaluation found
         self.elapsed_before_s = 0.0
-        self.closing_s = CLOSING_S  # what a stop takes, from how long things took so far
+        self.closing_s = CLOSING_S  # what a stop takes, by how long things took so far
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end or a stop.
@@ -325,53 +279,43 @@ class Trainer:
             CannotStart: the files do not fit each other.
             TrainingFailed: after the checkpoint that says so.
         """
-        last = self.checkpoints.last()
+        last = read_last(self.fingerprint)
         if last and last["status"] == "done":
             print(f"done already: {last['step']} steps, {last['rows']} rows")
             return
         torch.set_num_threads(self.config.num_threads)
         torch.manual_seed(self.config.seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.use_deterministic_algorithms(device.type == "cpu")
-        manifest = read_json(
-            self.config.data / "manifest.json",
-            "task",
-            "inputs",
-            "classes",
-            "splits",
-            "scaling",
-            "target_scaling",
-        )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
+        keys = ("task", "inputs", "classes", "splits", "scaling", "target_scaling")
+        manifest = read_json(self.config.data / "manifest.json", *keys)
         if manifest["task"] != self.config.task:
             raise CannotStart(f"the data are for {manifest['task']}, the training for {self.config.task}")
         self.train_rows, self.val_rows = (Rows(self.config.data, manifest, name) for name in ("train", "val"))
-        self.sampler = RowSampler(len(self.train_rows), seed=self.config.seed)
         self.objective = Objective(self.config, manifest)
-        self.model = build_model(manifest).to(device).train()
+        self.model = build_model(manifest).to(self.device).train()
         self.optimizer = new_optimizer(self.model, self.config)
         if last:
-            self.state = self.checkpoints.load(last, self.model, self.optimizer)
-            self.best, self.evaluated, self.elapsed_before_s = (
-                last["best"],
-                last["evaluated"],
-                last["elapsed_s"],
-            )
+            self.state = load_checkpoint(CKPTS / last["dir"], self.model, self.optimizer)
+            self.best, self.evaluated = last["best"], last["evaluated"]
+            self.elapsed_before_s = last["elapsed_s"]
             print(f"resumed at step={self.state.step}", flush=True)
-        self.checkpoints.tidy(last)
-        self.logs = Logs(HERE, last_step=self.state.step if last else None)
+        tidy(last)
+        self.logs = Logs(last_step=self.state.step if last else None)
         try:
             while self.state.step < self.config.steps:
                 self.check_stop()
                 self.train_step()
                 step = self.state.step
-                is_due = step % self.config.eval_every == 0 or step == self.config.steps
-                if is_due:
+                if step % self.config.eval_every == 0 or step == self.config.steps:
                     self.evaluate()
-                if is_due or step % self.config.checkpoint_every == 0:
+                    self.commit("running")
+                elif step % self.config.checkpoint_every == 0:
                     self.commit("running")
             self.commit("done")
         except Interrupted as stop:
-            if self.state.step > 0 and (self.best is None or self.evaluated["step"] != self.state.step):
+            self.commit("running")  # first the checkpoint, then what there is time for
+            if self.state.step > 0 and (self.evaluated or {}).get("step") != self.state.step:
                 self.evaluate()
             self.commit("stopped", str(stop))
         except TrainingFailed as failure:
@@ -381,9 +325,14 @@ class Trainer:
     def train_step(self) -> None:
         """One update, with as many batches as it takes to have one that is finite."""
         step = self.state.step + 1
+        learning_rate = learning_rate_at(self.state.step, self.config) * self.state.learning_rate_scale
         while self.state.step < step:
-            rows = self.sampler.rows(self.state.cursor, self.config.batch_size)
-            learning_rate = learning_rate_at(self.state.step, self.config) * self.state.learning_rate_scale
+            rows = rows_after(
+                self.state.cursor,
+                self.config.batch_size,
+                num_rows=len(self.train_rows),
+                seed=self.config.seed,
+            )
             buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
             loss, grad_norm = self.backward(*self.train_rows.batch(rows))
             self.state.cursor += self.config.batch_size
@@ -391,28 +340,28 @@ class Trainer:
                 for buffer, before in buffers:
                     buffer.copy_(before)
                 self.skip_update(step)
+                learning_rate /= 2
                 continue
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
             self.state.skipped_in_a_row = 0
             self.state.step = step
-            self.logs.line("train.log", f"step={step} loss={loss:.4f}")
-            self.logs.metrics(
-                step=step,
-                loss=loss,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                rows=self.state.cursor,
-                elapsed_s=round(self.elapsed_s, 3),
-            )
+        self.logs.line("train.log", f"step={step} loss={loss:.4f}")
+        self.logs.metrics(
+            step=step,
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            rows=self.state.cursor,
+            elapsed_s=round(self.elapsed_s, 3),
+        )
 
     def backward(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """Leave the clipped gradient of a batch in the parameters. Returns the loss and its norm."""
-        device = next(self.model.parameters()).device
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            loss = self.objective.loss(self.model(inputs.to(device)), targets.to(device))
+            loss = self.objective.loss(self.model(inputs.to(self.device)), targets.to(self.device))
             torch.autograd.backward(loss)
         except torch.OutOfMemoryError as error:
             raise TrainingFailed("out of memory; a smaller batch_size takes less") from error
@@ -431,23 +380,32 @@ class Trainer:
             raise TrainingFailed(f"not finite at step {step}")
 
     def evaluate(self) -> None:
-        """Measure loss and metric on val, and remember the step when its loss is the lowest."""
+        """Measure loss and metric on all of val, and remember the step when its loss is the lowest."""
         started = time.monotonic()
-        loss, score = evaluate(self.model, self.val_rows, self.objective)
+        self.model.eval()
+        with torch.inference_mode():
+            batches = [
+                self.val_rows.batch(slice(start, start + EVAL_BATCH))
+                for start in range(0, len(self.val_rows), EVAL_BATCH)
+            ]
+            outputs = torch.cat([self.model(inputs.to(self.device)).cpu() for inputs, _ in batches])
+            targets = torch.cat([targets for _, targets in batches])
+            loss = self.objective.loss(outputs, targets).item()
+            score = self.objective.score(outputs, targets)
+        self.model.train()
         step, metric = self.state.step, self.objective.metric
         self.logs.line("eval.log", f"step={step} eval_loss={loss:.4f} {metric}={score:.4f}")
-        found = {"step": step, "eval_loss": loss, "eval_rows": len(self.val_rows), metric: score}
-        self.logs.metrics(**found)
-        self.evaluated = found
+        self.evaluated = {"step": step, "eval_loss": loss, "eval_rows": len(targets), metric: score}
+        self.logs.metrics(**self.evaluated)
         if self.best is None or loss < self.best["eval_loss"]:
-            self.best = found | {"dir": directory_name(step), "rows": self.state.cursor}
+            self.best = self.evaluated | {"dir": directory_name(step), "rows": self.state.cursor}
         self.closing_s = max(self.closing_s, CLOSING_S + time.monotonic() - started)
 
     def commit(self, status: str, reason: str | None = None) -> None:
         """Make this step the one from which a new start goes on."""
         started = time.monotonic()
         self.logs.sync()
-        self.checkpoints.save(self.state, self.model, self.optimizer)
+        save_checkpoint(CKPTS / directory_name(self.state.step), self.state, self.model, self.optimizer)
         last = {
             "step": self.state.step,
             "dir": directory_name(self.state.step),
@@ -458,8 +416,10 @@ class Trainer:
             "elapsed_s": round(self.elapsed_s, 3),
             "evaluated": self.evaluated,
             "best": self.best,
+            "fingerprint": self.fingerprint,
         }
-        self.checkpoints.point(last)
+        replace_text(CKPTS / "last.json", json.dumps(last, indent=2) + "\n")
+        tidy(last)
         self.closing_s = max(self.closing_s, CLOSING_S + 2 * (time.monotonic() - started))
 
     def check_stop(self) -> None:
@@ -495,7 +455,7 @@ class StopRequest:
         return self._signalled or os.getppid() != self._parent
 
 
-# --- files ---------------------------------------------------------------------------------------
+# --- checkpoints ---------------------------------------------------------------------------------
 
 
 def fingerprint(config: TrainConfig) -> str:
@@ -520,104 +480,86 @@ def directory_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-class Checkpoints:
-    """The directory ckpts/. last.json is the truth, best.json a copy of what it says of the best."""
+def read_last(fingerprint: str) -> dict[str, Any] | None:
+    """Where training stands, or None when it has not begun.
 
-    def __init__(self, directory: Path, *, fingerprint: str) -> None:
-        self._directory = directory
-        self._fingerprint = fingerprint
-
-    def last(self) -> dict[str, Any] | None:
-        """Where training stands, or None when it has not begun.
-
-        Raises:
-            CannotStart: last.json is damaged, or of a training with other files.
-        """
-        path = self._directory / "last.json"
-        if not path.exists():
-            return None
-        last = read_json(
-            path, "step", "dir", "status", "rows", "elapsed_s", "evaluated", "best", "fingerprint"
+    Raises:
+        CannotStart: last.json is damaged, or of a training with other files.
+    """
+    path = CKPTS / "last.json"
+    if not path.exists():
+        return None
+    last = read_json(path, "step", "dir", "status", "rows", "elapsed_s", "evaluated", "best", "fingerprint")
+    if last["fingerprint"] != fingerprint:
+        raise CannotStart(
+            f"{path}: this checkpoint was trained with another model.py, config.json, train.py,"
+            " train_config.json or manifest.json; bring them back, or remove ckpts/ to start over"
         )
-        if last["fingerprint"] != self._fingerprint:
-            raise CannotStart(
-                f"{path}: this checkpoint was trained with another model.py, config.json, train.py,"
-                " train_config.json or manifest.json; bring them back, or remove ckpts/ to start over"
-            )
-        return last
+    return last
 
-    def tidy(self, last: dict[str, Any] | None) -> None:
-        """Take away what a killed process left behind, and everything when training has not begun."""
-        self._directory.mkdir(exist_ok=True)
-        self._keep(last or {"dir": None, "best": None})
 
-    def load(self, last: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-        """Bring model, optimizer and random numbers to the last checkpoint.
+def load_checkpoint(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Bring model, optimizer and random numbers to a checkpoint.
 
-        Raises:
-            CannotStart: it is missing or damaged.
-        """
-        directory = self._directory / last["dir"]
-        names = [field.name for field in fields(State)]
-        saved = read_json(directory / "state.json", "rng", *names)
-        parameters = dict(model.named_parameters())
-        try:
-            weights = load_file(directory / "model.safetensors")
-            if weights.keys() != unique_state(model).keys():
-                raise CannotStart(f"{directory / 'model.safetensors'}: holds the weights of another model")
-            model.load_state_dict(weights, strict=False)  # tied names are absent, the rest was compared
-            for key, tensor in load_file(directory / "optimizer.safetensors").items():
-                name, _, kind = key.rpartition(".")
-                # A copy, since tensors mapped from a file are not aligned as fast kernels want them.
-                optimizer.state[parameters[name]][kind] = tensor.clone().to(parameters[name].device)
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise CannotStart(f"{directory}: {error}") from error
-        for device, value in saved["rng"].items():
-            set_rng_state = torch.cuda.set_rng_state if device == "cuda" else torch.set_rng_state
-            set_rng_state(torch.frombuffer(bytearray.fromhex(value), dtype=torch.uint8))
-        return State(**{name: saved[name] for name in names})
+    Raises:
+        CannotStart: it is missing or damaged.
+    """
+    names = [field.name for field in fields(State)]
+    saved = read_json(directory / "state.json", "rng", *names)
+    parameters = dict(model.named_parameters())
+    try:
+        weights = load_file(directory / "model.safetensors")
+        if weights.keys() != unique_state(model).keys():
+            raise CannotStart(f"{directory / 'model.safetensors'}: holds the weights of another model")
+        model.load_state_dict(weights, strict=False)  # tied names are absent, the rest was compared
+        for key, tensor in load_file(directory / "optimizer.safetensors").items():
+            name, _, kind = key.rpartition(".")
+            # A copy, since tensors mapped from a file are not aligned as fast kernels want them.
+            optimizer.state[parameters[name]][kind] = tensor.clone().to(parameters[name].device)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise CannotStart(f"{directory}: {error}") from error
+    for device, value in saved["rng"].items():
+        set_rng_state = torch.cuda.set_rng_state if device == "cuda" else torch.set_rng_state
+        set_rng_state(torch.frombuffer(bytearray.fromhex(value), dtype=torch.uint8))
+    return State(**{name: saved[name] for name in names})
 
-    def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the directory of this step; it appears whole or not at all."""
-        target = self._directory / directory_name(state.step)
-        if target.exists():  # of this very step of this very training, see tidy
-            return
-        aside = self._directory / f".{target.name}"
-        aside.mkdir()
-        save_file({k: v.contiguous() for k, v in unique_state(model).items()}, aside / "model.safetensors")
-        moments = {
-            f"{name}.{kind}": tensor
-            for name, parameter in model.named_parameters()
-            for kind, tensor in optimizer.state.get(parameter, {}).items()
-        }
-        save_file(moments, aside / "optimizer.safetensors")
-        rng = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            rng["cuda"] = torch.cuda.get_rng_state()
-        saved = asdict(state) | {
-            "rng": {device: bytes(value.tolist()).hex() for device, value in rng.items()}
-        }
-        (aside / "state.json").write_text(json.dumps(saved), encoding="utf-8")
-        for path in (*aside.iterdir(), aside):
-            sync(path)
-        aside.rename(target)
-        sync(self._directory)
 
-    def point(self, last: dict[str, Any]) -> None:
-        """Let the pointers name saved directories, and remove the directories that none names."""
-        replace_json(self._directory / "last.json", last | {"fingerprint": self._fingerprint})
-        self._keep(last)
+def save_checkpoint(target: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write the directory of a step; it appears whole or not at all."""
+    if target.exists():  # of this very step of this very training, see tidy
+        return
+    aside = target.with_name(f".{target.name}")
+    aside.mkdir()
+    save_file({k: v.contiguous() for k, v in unique_state(model).items()}, aside / "model.safetensors")
+    moments = {
+        f"{name}.{kind}": tensor
+        for name, parameter in model.named_parameters()
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, aside / "optimizer.safetensors")
+    rng = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        rng["cuda"] = torch.cuda.get_rng_state()
+    saved = asdict(state) | {"rng": {device: bytes(v.tolist()).hex() for device, v in rng.items()}}
+    (aside / "state.json").write_text(json.dumps(saved), encoding="utf-8")
+    for path in (*aside.iterdir(), aside):
+        sync(path)
+    aside.rename(target)
+    sync(target.parent)
 
-    def _keep(self, last: dict[str, Any]) -> None:
-        if last["best"]:
-            replace_json(self._directory / "best.json", last["best"])
-        else:
-            (self._directory / "best.json").unlink(missing_ok=True)
-        named = {last["dir"], last["best"] and last["best"]["dir"]}
-        for pattern in ("step-*", ".step-*"):
-            for directory in self._directory.glob(pattern):
-                if directory.name not in named:
-                    shutil.rmtree(directory)
+
+def tidy(last: dict[str, Any] | None) -> None:
+    """Let best.json follow last.json, and remove what neither names: all, when training has not begun."""
+    CKPTS.mkdir(exist_ok=True)
+    best = last["best"] if last else None
+    if best:
+        replace_text(CKPTS / "best.json", json.dumps(best, indent=2) + "\n")
+    else:
+        (CKPTS / "best.json").unlink(missing_ok=True)
+    named = {pointer["dir"] for pointer in (last, best) if pointer}
+    for directory in (*CKPTS.glob("step-*"), *CKPTS.glob(".step-*")):
+        if directory.name not in named:
+            shutil.rmtree(directory)
 
 
 def unique_state(model: nn.Module) -> dict[str, Tensor]:
@@ -629,6 +571,9 @@ def unique_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: state[name].detach() for name in names.values()}
 
 
+# --- files ---------------------------------------------------------------------------------------
+
+
 class Logs:
     """train.log, eval.log (one line per row) and metrics.jsonl.
 
@@ -636,11 +581,18 @@ class Logs:
         last_step: Rows after this step are removed, as they will be written again; None removes all.
     """
 
-    def __init__(self, directory: Path, *, last_step: int | None) -> None:
+    def __init__(self, *, last_step: int | None) -> None:
         self._files: dict[str, TextIO] = {}
-        for name in ("train.log", "eval.log", "metrics.jsonl"):
-            path = directory / name
-            cut_back(path, last_step=last_step)
+        for name in LOGS:
+            path = HERE / name
+            rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            steps = [re.match(r'(?:step=|\{"step": )(\d+)\b', row) for row in rows]
+            kept = [
+                row
+                for row, step in zip(rows, steps, strict=True)
+                if last_step is not None and step and int(step[1]) <= last_step and row.endswith("\n")
+            ]
+            replace_text(path, "".join(kept))
             self._files[name] = path.open("a", encoding="utf-8", buffering=1)  # a row is written at once
 
     def line(self, name: str, text: str) -> None:
@@ -658,38 +610,20 @@ class Logs:
             os.fsync(file.fileno())
 
 
-def cut_back(path: Path, *, last_step: int | None) -> None:
-    """Keep the complete rows of a log up to ``last_step``; each begins with its step."""
-    kept = []
-    if path.exists() and last_step is not None:
-        for row in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            step = re.match(r'(?:step=|\{"step": )(\d+)\b', row)
-            if step and int(step[1]) <= last_step and row.endswith("\n"):
-                kept.append(row)
-    replace_text(path, "".join(kept))
-
-
 def read_json(path: Path, *required: str) -> dict[str, Any]:
     """A JSON object that has the required keys. Raises CannotStart when it isn't one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CannotStart(f"{path}: {error}") from error
-    if not isinstance(value, dict):
-        raise CannotStart(f"{path}: not a JSON object")
-    missing = [key for key in required if key not in value]
+    missing = [key for key in required if key not in value] if isinstance(value, dict) else ["an object"]
     if missing:
         raise CannotStart(f"{path}: lacks {', '.join(missing)}")
-    return value
-
-
-def replace_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file so that a reader finds the old one or the new one, never a part."""
-    replace_text(path, json.dumps(value, indent=2) + "\n")
+    return dict(value)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write aside, sync, rename."""
+    """Write a file so that a reader finds the old one or the new one, never a part."""
     aside = path.with_name(f".{path.name}")
     aside.write_text(text, encoding="utf-8")
     sync(aside)
