@@ -5,6 +5,13 @@ from __future__ import annotations
 from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes.bench import Bench
 from ml_intern_cli.judge.probes.coupling import BATCH_INDEPENDENCE, CAUSALITY, CONTEXT_USE, DETERMINISM
+from ml_intern_cli.judge.probes.layers import (
+    LAYER_CALLS,
+    NORMALISATION,
+    RESIDUAL_STREAM,
+    SAME_INITIALISATION,
+    SYMMETRY,
+)
 from ml_intern_cli.judge.probes.learning import GRADIENTS, INITIAL_LOSS, OBJECTIVE, OVERFIT_ONE_BATCH
 from ml_intern_cli.judge.probes.structure import COMPILE, FORWARD_SHAPE, INSTANTIATE, PARAM_COUNT, SAVE_LOAD
 
@@ -19,7 +26,12 @@ PROBES: tuple[Probe[Bench], ...] = (
     CAUSALITY,
     BATCH_INDEPENDENCE,
     CONTEXT_USE,
+    LAYER_CALLS,
+    RESIDUAL_STREAM,
+    NORMALISATION,
+    SAME_INITIALISATION,
     GRADIENTS,
     OVERFIT_ONE_BATCH,
+    SYMMETRY,
     SAVE_LOAD,
 )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ml_intern_cli.judge.probes.anatomy import Anatomy
+    from ml_intern_cli.judge.probes.learning import Overfitted
+
 _WORK_PER_FORWARD = 3.2e9  # parameters x tokens: less than a second on two CPU cores, in float64
 
 
@@ -156,3 +159,17 @@ class Bench:
         except Unusable:  # a cast or a kernel that knows no float64
             return Instrument(self.drawn, tolerance=1e-4)
         return Instrument(model, tolerance=1e-5)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """How the model is built, seen on the instrument. Raises Unusable."""
+        from ml_intern_cli.judge.probes.anatomy import Anatomy
+
+        return Anatomy(self, self.instrument.model)
+
+    @cached_property
+    def overfitted(self) -> Overfitted:
+        """A model trained on one batch. Raises Unusable."""
+        from ml_intern_cli.judge.probes.learning import overfit
+
+        return overfit(self)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.probes.blame import Differs, blind_module, culprit, moved_before, moved_row, unequal
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,11 @@ def _determinism(bench: Bench) -> Measurement:
         torch.manual_seed(bench.seed)
         first = logits_of(bench.artifact, model, ids)
         second = logits_of(bench.artifact, model, ids)  # the noise goes on from where the first call left it
-    moved = float((first - second).abs().max())
-    return Measurement(passed=moved == 0, measured=f"max |Δ| {moved:.2g}", allowed="identical logits")
+        moved = float((first - second).abs().max())
+        component = culprit(bench, model, ids, ids, differs=unequal, second_seed=1) if moved else ""
+    return Measurement(
+        passed=moved == 0, measured=f"max |Δ| {moved:.2g}", allowed="identical logits", component=component
+    )
 
 
 DETERMINISM = Probe(
@@ -50,48 +54,55 @@ DETERMINISM = Probe(
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """How far logits moved that should not have, and what was done to them."""
+    """How far logits moved that should not have, what was done to them, and how to find who moved them."""
 
     size: float  # max |Δ|
     what: str
+    first: torch.Tensor  # the tokens before and after
+    second: torch.Tensor
+    differs: Differs
+    training: bool
 
 
 def _future_changes(bench: Bench) -> Iterator[_Move]:
     """Changes one token, all later tokens, and the length, and watches the logits before the change."""
     import torch
 
-    model = bench.instrument.model
+    model, tolerance = bench.instrument.model, bench.instrument.tolerance
     ids = bench.random_ids(1)
     other = (
         ids + 1 + bench.random_ids(1, seed=1) % (bench.vocab_size - 1)
     ) % bench.vocab_size  # differs everywhere
     length = ids.shape[1]
     positions = sorted({1, length // 4, length // 2, length - 1} - {0})
-    for mode in ("eval", "train"):
-        model.train(mode == "train")
+    middle = length // 2
+    for training in (False, True):
+        model.train(training)
         with torch.no_grad():
             base = bench.logits(model, ids)[0]
-            for position in positions:
-                one = ids.clone()
-                one[:, position] = other[:, position]
-                changed = bench.logits(model, one)[0]
-                yield _moved(base, changed, position, f"changing token {position}", mode)
-            middle = length // 2
-            rest = torch.cat([ids[:, :middle], other[:, middle:]], dim=1)
-            yield _moved(
-                base, bench.logits(model, rest)[0], middle, f"changing all tokens from {middle} on", mode
+        changes = []
+        for position in positions:
+            one = ids.clone()
+            one[:, position] = other[:, position]
+            changes.append((one, position, f"changing token {position}"))
+        rest = torch.cat([ids[:, :middle], other[:, middle:]], dim=1)
+        changes.append((rest, middle, f"changing all tokens from {middle} on"))
+        if not training:  # dropout would fall differently on another shape
+            changes.append((ids[:, :middle], middle, f"leaving out all tokens from {middle} on"))
+        for changed, position, what in changes:
+            with torch.no_grad():
+                after = bench.logits(model, changed)[0]
+            moves = (base[:position] - after[:position]).abs().amax(dim=-1)
+            victim = int(moves.argmax())
+            yield _Move(
+                size=float(moves[victim]),
+                what=f"{what} moved the logits of token {victim} in {'train' if training else 'eval'} mode",
+                first=ids,
+                second=changed,
+                differs=moved_before(position, tolerance),
+                training=training,
             )
-            if mode == "eval":  # dropout would fall differently on another shape
-                cut = bench.logits(model, ids[:, :middle])[0]
-                yield _moved(base, cut, middle, f"leaving out all tokens from {middle} on", mode)
     model.eval()
-
-
-def _moved(base: torch.Tensor, changed: torch.Tensor, position: int, what: str, mode: str) -> _Move:
-    """The largest move among the logits ``(T, V)`` before ``position``."""
-    moves = (base[:position] - changed[:position]).abs().amax(dim=-1)
-    victim = int(moves.argmax())
-    return _Move(float(moves[victim]), f"{what} moved the logits of token {victim} in {mode} mode")
 
 
 def _causality(bench: Bench) -> Measurement:
@@ -103,16 +114,22 @@ def _causality(bench: Bench) -> Measurement:
 def _no_move(bench: Bench, moves: list[_Move]) -> Measurement:
     import torch
 
+    model = bench.instrument.model
     with torch.no_grad():
-        scale = float(bench.logits(bench.instrument.model, bench.random_ids(1)).abs().max())
+        scale = float(bench.logits(model, bench.random_ids(1)).abs().max())
     allowed = bench.instrument.tolerance * scale
     worst = max(moves, key=lambda move: move.size)
-    passed = worst.size <= allowed
+    if worst.size <= allowed:
+        return Measurement(passed=True, measured=f"max |Δ| {worst.size:.2g}", allowed=f"≤ {allowed:.1g}")
+    model.train(worst.training)
+    component = culprit(bench, model, worst.first, worst.second, differs=worst.differs)
+    model.eval()
     return Measurement(
-        passed=passed,
+        passed=False,
         measured=f"max |Δ| {worst.size:.2g}",
         allowed=f"≤ {allowed:.1g}",
-        detail="" if passed else f"{worst.what} (max |Δ| {worst.size:.2g}, allowed {allowed:.1g})",
+        component=component,
+        detail=f"{worst.what} (max |Δ| {worst.size:.2g}, allowed {allowed:.1g})",
     )
 
 
@@ -138,16 +155,18 @@ def _batch_independence(bench: Bench) -> Measurement:
     model = bench.instrument.model
     ids, others = bench.random_ids(3), bench.random_ids(3, seed=1)
     mixed = torch.cat([ids[:1], others[1:]])
+    changes = [
+        (mixed, False, "replacing the other rows moved the logits of row 0 in eval mode"),
+        (ids[:1], False, "row 0 has other logits alone than in a batch of 3"),
+        (mixed, True, "replacing the other rows moved the logits of row 0 in train mode"),
+    ]
     moves = []
-    for mode in ("eval", "train"):
-        model.train(mode == "train")
+    for changed, training, what in changes:
+        model.train(training)
         with torch.no_grad():
-            base = bench.logits(model, ids)[0]
-            changed = float((base - bench.logits(model, mixed)[0]).abs().max())
-            moves.append(_Move(changed, f"replacing the other rows moved the logits of row 0 in {mode} mode"))
-            if mode == "eval":  # dropout would fall differently on another shape
-                alone = float((base - bench.logits(model, ids[:1])[0]).abs().max())
-                moves.append(_Move(alone, "row 0 has other logits alone than in a batch of 3"))
+            size = float((bench.logits(model, ids)[0] - bench.logits(model, changed)[0]).abs().max())
+        differs = moved_row(bench.length, bench.instrument.tolerance)
+        moves.append(_Move(size, what, ids, changed, differs, training))
     model.eval()
     return _no_move(bench, moves)
 
@@ -191,6 +210,7 @@ def _context_use(bench: Bench) -> Measurement:
         passed=not blind,
         measured=f"relative |Δ| {by_value:.2g} by replacing a token, {by_order:.2g} by swapping two",
         allowed=f"≥ {_USED:.0e} each",
+        component=blind_module(bench, model, ids, replaced if by_value < _USED else swapped) if blind else "",
         detail=f"the last logits are blind {blind}" if blind else "",
     )
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.artifact import count_parameters
 from ml_intern_cli.judge.evaluation import logits_of, token_losses
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.probes.blame import common_module, strongest
+from ml_intern_cli.judge.probes.layers import is_flat
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +27,12 @@ def _initial_loss(bench: Bench) -> Measurement:
         loss = float(token_losses(bench.logits(bench.model(), inputs), targets).mean())
     uniform = math.log(bench.vocab_size)
     allowed = 0.1 * uniform
+    passed = abs(loss - uniform) <= allowed
     return Measurement(
-        passed=abs(loss - uniform) <= allowed,
+        passed=passed,
         measured=f"{loss:.3f} nats (ln V = {uniform:.3f}, Δ {loss - uniform:+.3f})",
         allowed=f"|Δ| ≤ {allowed:.3f}",
+        component="" if passed else strongest(bench, bench.model(), inputs),
     )
 
 
@@ -65,6 +70,7 @@ def _objective(bench: Bench) -> Measurement:
         passed=abs(reported - own) <= allowed,
         measured=f"loss() reports {reported:.4f}, the logits have {own:.4f}",
         allowed=f"|Δ| ≤ {allowed:.2g}",
+        component="" if abs(reported - own) <= allowed else f"{type(model).__name__}.loss",
     )
 
 
@@ -113,10 +119,12 @@ def _gradients(bench: Bench) -> Measurement:
     problems += [f"{name} is frozen and nothing else updates it" for name in frozen]
     problems += [_unreached(name, slices, first) for name, slices in unreached.items() if slices]
     missing = sum(map(len, unreached.values()))
+    to_blame = sorted(not_finite) or frozen or [name for name, slices in unreached.items() if slices]
     return Measurement(
         passed=not problems,
         measured=f"{total - missing} of {total} weights reached by {tokens:,} tokens",
         allowed=allowed,
+        component=common_module(to_blame),
         detail="; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else ""),
     )
 
@@ -188,10 +196,22 @@ _OVERFIT_SHAPE = (4, 16)
 _LOOK_EVERY = 5
 
 
-def _overfit_one_batch(bench: Bench) -> Measurement:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overfitted:
+    """A model after some steps on one batch."""
+
+    model: nn.Module
+    flat: frozenset[str]  # matrices that started with all rows equal, or all columns
+    losses: tuple[float, ...]
+    steps: int
+
+
+def overfit(bench: Bench) -> Overfitted:
+    """Trains a new model on 64 tokens until it knows them, for at most 80 steps. Raises Unusable."""
     import torch
 
     model = bench.artifact.build(bench.seed)
+    flat = frozenset(name for name, one in model.named_parameters() if one.ndim > 1 and is_flat(one.detach()))
     inputs, targets = bench.text(_OVERFIT_SHAPE[0], min(_OVERFIT_SHAPE[1], bench.artifact.seq_len))
     # 3e-3 suits AdamW up to 10M parameters; larger models take less, by about the fourth root of their size.
     rate = 3e-3 * min(1.0, (1e7 / count_parameters(model)) ** 0.25)
@@ -202,7 +222,7 @@ def _overfit_one_batch(bench: Bench) -> Measurement:
         weight_decay=0.0,
         fused=True,
     )
-    goal = 0.25 * math.log(bench.vocab_size)
+    goal = _goal(bench)
     torch.manual_seed(bench.seed)
     losses = []
     for step in range(_OVERFIT_STEPS + 1):
@@ -219,9 +239,18 @@ def _overfit_one_batch(bench: Bench) -> Measurement:
             optimizer.step()
             optimizer.zero_grad()
         _after_optimizer_step(bench, model)
+    return Overfitted(model=model, flat=flat, losses=tuple(losses), steps=(len(losses) - 1) * _LOOK_EVERY)
+
+
+def _goal(bench: Bench) -> float:
+    return 0.25 * math.log(bench.vocab_size)
+
+
+def _overfit_one_batch(bench: Bench) -> Measurement:
+    done, goal = bench.overfitted, _goal(bench)
     return Measurement(
-        passed=losses[-1] <= goal,
-        measured=f"{losses[0]:.2f} → {losses[-1]:.2f} nats in {(len(losses) - 1) * _LOOK_EVERY} steps",
+        passed=done.losses[-1] <= goal,
+        measured=f"{done.losses[0]:.2f} → {done.losses[-1]:.2f} nats in {done.steps} steps",
         allowed=f"≤ {goal:.2f} within {_OVERFIT_STEPS} steps",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.artifact import (
@@ -12,6 +13,7 @@ from ml_intern_cli.judge.artifact import (
     stored_tensors,
 )
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.probes.blame import code_place, culprit, first_not_finite, unequal, unregistered
 
 if TYPE_CHECKING:
     from ml_intern_cli.judge.probes.bench import Bench
@@ -31,8 +33,14 @@ def _compile(bench: Bench) -> Measurement:
         passed=not problems,
         measured=f"{len(problems)} problems in {len(files)} files",
         allowed="0 problems",
+        component=_file(problems[0]) if problems else "",
         detail="; ".join(problems),
     )
+
+
+def _file(problem: str) -> str:
+    """``train.py:12`` of ``train.py:12: invalid syntax``."""
+    return code_place(problem) or problem.split(":", maxsplit=1)[0].split(" ", maxsplit=1)[0]
 
 
 COMPILE = Probe(
@@ -50,7 +58,10 @@ def _instantiate(bench: Bench) -> Measurement:
     try:
         model = bench.model()
     except Unusable as error:
-        return Measurement(passed=False, measured="not built", allowed="built", detail=str(error))
+        component = code_place(str(error)) or ("config.json" if "config.json" in str(error) else "model.py")
+        return Measurement(
+            passed=False, measured="not built", allowed="built", component=component, detail=str(error)
+        )
     measured = f"{type(model).__name__} with {len(list(model.parameters()))} parameter tensors"
     return Measurement(passed=True, measured=measured, allowed="built")
 
@@ -111,11 +122,21 @@ def _forward_shape(bench: Bench) -> Measurement:
             with torch.no_grad():
                 shapes.append(tuple(bench.logits(model, ids).shape))
         except Unusable as error:
-            return Measurement(passed=False, measured="no logits", allowed=allowed, detail=str(error))
+            return Measurement(
+                passed=False,
+                measured="no logits",
+                allowed=allowed,
+                component=code_place(str(error))
+                or first_not_finite(bench, model, ids)
+                or f"{type(model).__name__}.forward",
+                detail=str(error),
+            )
+    too_few = [shape for shape in shapes if shape[2] < bench.corpus.vocab_size]
     return Measurement(
-        passed=all(shape[2] >= bench.corpus.vocab_size for shape in shapes),
+        passed=not too_few,
         measured=" ".join(str(shape) for shape in shapes),
         allowed=allowed,
+        component="config.json: vocab_size" if too_few else "",
     )
 
 
@@ -147,10 +168,24 @@ def _save_load(bench: Bench) -> Measurement:
     try:
         load_tensors(restored, load(save(stored_tensors(original))))
     except Unusable as error:
-        return Measurement(passed=False, measured="does not load", allowed=allowed, detail=str(error))
+        named = re.search(r"(?:tensor )?(\S+)(?: has shape| holds|;|$)", str(error))
+        return Measurement(
+            passed=False,
+            measured="does not load",
+            allowed=allowed,
+            component=named[1] if named else "",
+            detail=str(error),
+        )
     with torch.no_grad():
         moved = float((bench.logits(original, ids) - bench.logits(restored, ids)).abs().max())
-    return Measurement(passed=moved == 0, measured=f"max |Δ| {moved:.2g}", allowed=allowed)
+    component = ""
+    if moved:
+        component = unregistered(original) or culprit(
+            bench, original, ids, ids, differs=unequal, other=restored
+        )
+    return Measurement(
+        passed=moved == 0, measured=f"max |Δ| {moved:.2g}", allowed=allowed, component=component
+    )
 
 
 SAVE_LOAD = Probe(
