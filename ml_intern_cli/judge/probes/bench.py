@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters, judge_device
@@ -57,6 +58,17 @@ class Bench:
     @cached_property
     def _model(self) -> nn.Module:
         return self.artifact.build(self.seed).eval()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, and the defaults of the configuration class where it says nothing. Raises Unusable."""
+        fields = getattr(self._config_class(), "__dataclass_fields__", {}).values()
+        defaults = {one.name: one.default for one in fields if one.default is not dataclasses.MISSING}
+        return defaults | self.artifact.config
+
+    def _config_class(self) -> object:
+        """The path's configuration class."""
+        return getattr(self.artifact.module, f"{self.artifact.config.get('_model_class')}Config", None)
 
     @cached_property
     def length(self) -> int:

@@ -61,7 +61,7 @@ def _layer_calls(bench: Bench) -> Measurement:
                     problems.append((name, f"{name} is called {counts[name]} times, others {usual:g}"))
                 if calls and not any(one == name or one.startswith(f"{name}.") for one in used):
                     problems.append((name, f"{name} is never called"))
-    problems = [] if any(value for _, value in settings_like(bench.artifact.config, _SHARING)) else problems
+    problems = [] if any(value for _, value in settings_like(bench.config, _SHARING)) else problems
     problems += _shared_parameters(bench, model)
     return Measurement(
         passed=not problems,
@@ -74,7 +74,7 @@ def _layer_calls(bench: Bench) -> Measurement:
 
 def _shared_parameters(bench: Bench, model: nn.Module) -> list[tuple[str, str]]:
     """Parameters that two different members of one list have in common."""
-    if any(value for _, value in settings_like(bench.artifact.config, _SHARING)):
+    if any(value for _, value in settings_like(bench.config, _SHARING)):
         return []
     owners: dict[int, str] = {}
     problems: dict[str, str] = {}
