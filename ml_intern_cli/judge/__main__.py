@@ -46,7 +46,11 @@ def _judge(arguments: argparse.Namespace) -> None:
     judgement: Smoke | Verify
     if arguments.command == "smoke":
         judgement = smoke(
-            path_dir, data_dir=arguments.data, target_params=arguments.target_params, progress=_progress
+            path_dir,
+            data_dir=arguments.data,
+            target_params=arguments.target_params,
+            progress=_progress,
+            scratch=arguments.out.resolve().parent,
         )
     else:
         judgement = verify(

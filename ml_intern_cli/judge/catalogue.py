@@ -6,8 +6,10 @@ from typing import Any
 
 from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes import PROBES as UNTRAINED
+from ml_intern_cli.judge.rehearsal import PROBES as REHEARSAL
 
 CATALOGUE: dict[str, tuple[Probe[Any], ...]] = {
     "before training: the model": UNTRAINED,
+    "before training: train.py, rehearsed": REHEARSAL,
 }
 """Kind → probes in the order they run. Names are unique over all kinds."""

@@ -1,0 +1,198 @@
+"""The bench of the rehearsal's probes: the record, the judge's replay, and where every row comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.documents.manifest import Split
+from ml_intern_cli.judge.artifact import Artifact, Unusable
+from ml_intern_cli.judge.corpus import Corpus
+from ml_intern_cli.judge.rehearsal.record import Call, Process, Record, Start, Step
+from ml_intern_cli.judge.rehearsal.rehearse import rehearse
+from ml_intern_cli.judge.rehearsal.replay import Recomputed, Replay
+from ml_intern_cli.judge.rehearsal.starting import Launcher
+from ml_intern_cli.judge.rehearsal.windows import Place, locate
+
+if TYPE_CHECKING:
+    import torch
+
+_SHORTEST_ROW = 8  # tokens; a shorter row is too common to have one place
+_FP32_TOLERANCE, _BF16_TOLERANCE = 1e-3, 2e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A step, and who made it."""
+
+    start: Start
+    process: Process
+    step: Step
+
+    @property
+    def where(self) -> str:
+        """``step 6``, with the start when it is not the first."""
+        again = f" of start {self.start.number}" if self.start.number > 1 else ""
+        rank = f" on rank {self.process.rank}" if self.process.rank else ""
+        return f"step {self.step.number}{rank}{again}"
+
+
+class RehearsalBench:
+    """One rehearsal. Everything is computed at most once, the first time a probe asks for it."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        corpus: Corpus,
+        *,
+        scratch: Path,
+        num_parameters: int,
+        launcher: Launcher,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.artifact = artifact
+        self.corpus = corpus
+        self._scratch = scratch
+        self._num_parameters = num_parameters
+        self._launcher = launcher
+        self._progress = progress
+        self._broken: Unusable | None = None
+        self._recomputed: dict[tuple[int, int, int], Recomputed] = {}
+
+    def give_up(self, reason: Unusable) -> None:
+        """Rehearse nothing, for a reason that every probe then gives."""
+        self._broken = reason
+
+    @property
+    def record(self) -> Record:
+        """What happened. Raises Unusable."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            return self._record
+        except Unusable as error:
+            self._broken = error  # a rehearsal that cannot be held is not tried once per probe
+            raise
+
+    @cached_property
+    def _record(self) -> Record:
+        return rehearse(
+            self.artifact.directory,
+            self.corpus.directory,
+            scratch=self._scratch,
+            num_parameters=self._num_parameters,
+            launcher=self._launcher,
+            progress=self._progress,
+        )
+
+    @property
+    def first(self) -> Start:
+        """The start that was never interrupted. Raises Unusable when it made no step."""
+        start = self.record.starts[0]
+        if start.main is None or not start.main.steps:
+            raise Unusable("train.py made no step that could be followed")
+        return start
+
+    @cached_property
+    def made(self) -> tuple[Made, ...]:
+        """Every step of every start and process, in order; those made again after the crash too."""
+        self.first  # noqa: B018 - raises when there is none
+        return tuple(
+            Made(start, process, step)
+            for start in self.record.starts
+            for process in start.processes
+            for step in process.steps
+        )
+
+    @cached_property
+    def fresh(self) -> tuple[Made, ...]:
+        """Every step once: without those that a later start made again."""
+        done = self.first.last_step
+        return tuple(made for made in self.made if made.start.number == 1 or made.step.number > done)
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The judge's model. Raises Unusable."""
+        return Replay(self.artifact)
+
+    def recomputed(self, made: Made) -> Recomputed | None:
+        """The judge's own computation of a step; None where the state was not written down."""
+        key = (made.start.number, made.process.rank, made.step.number)
+        if key not in self._recomputed:
+            if not made.step.first.event.get("state"):
+                return None
+            self._recomputed[key] = self.replay.step(made.process, made.step)
+        return self._recomputed[key]
+
+    def tolerance(self, made: Made) -> float:
+        """The relative difference that rounding explains, in the precision of a step's forward pass."""
+        return _FP32_TOLERANCE if made.step.first.autocast is None else _BF16_TOLERANCE
+
+    # --- where rows come from
+
+    @cached_property
+    def places(self) -> dict[int, list[Place | None]]:
+        """The place of every row of every training call, by the call's identity."""
+        calls = [call for made in self.made for call in made.step.calls]
+        return self._located(calls, (Split.TRAIN, Split.VAL, Split.HELDOUT))
+
+    @cached_property
+    def evaluated_places(self) -> dict[int, list[Place | None]]:
+        """The place of every row of every call without gradients, by the call's identity."""
+        calls = [call for made in self.made for call in made.step.after]
+        calls += [call for start in self.record.starts for p in start.processes for call in p.before]
+        return self._located(calls, (Split.VAL, Split.TRAIN, Split.HELDOUT))
+
+    def _located(self, calls: list[Call], splits: tuple[Split, ...]) -> dict[int, list[Place | None]]:
+        import numpy as np
+
+        by_length: dict[int, list[tuple[int, torch.Tensor]]] = {}
+        for call in calls:
+            ids = rows_of(call)
+            if ids is not None and ids.shape[1] >= min(
+                _SHORTEST_ROW, int(self.record.config.get("seq_len") or 1)
+            ):
+                by_length.setdefault(ids.shape[1], []).append((id(call), ids))
+        places: dict[int, list[Place | None]] = {}
+        for entries in by_length.values():
+            found = locate(self.corpus, np.concatenate([ids.numpy() for _, ids in entries]), splits)
+            for key, ids in entries:
+                places[key] = found[: len(ids)]
+                found = found[len(ids) :]
+        return places
+
+    # --- lines
+
+    def line(self, *patterns: str) -> str:
+        """``train.py:N`` of the first line that one of the patterns is found in; ``train.py`` if none is."""
+        for pattern in patterns:
+            for number, line in enumerate(self.record.program.splitlines(), start=1):
+                if re.search(pattern, line.partition("#")[0]):
+                    return f"train.py:{number}"
+        return "train.py"
+
+
+def rows_of(call: Call) -> torch.Tensor | None:
+    """The token ids (B, T) of a call; None when it got something else."""
+    import torch
+
+    inputs = call.inputs()
+    if not inputs or inputs[0].ndim != 2 or inputs[0].dtype not in (torch.int64, torch.int32):
+        return None
+    return inputs[0].long()
+
+
+def targets_of(call: Call) -> torch.Tensor | None:
+    """The targets (B, T) that a call's loss was taken against, -1 where none was; None if unknown."""
+    ids = rows_of(call)
+    if ids is None:
+        return None
+    if call.method == "loss":
+        inputs = call.inputs()
+        return inputs[1].long() if len(inputs) > 1 and inputs[1].shape == ids.shape else None
+    targets = call.recovered("targets")
+    return targets.view(ids.shape) if targets is not None and targets.numel() == ids.numel() else None

@@ -1,0 +1,99 @@
+"""Where in the corpus the rows that a model was fed come from: found by their content, all in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.documents.manifest import Split
+from ml_intern_cli.judge.corpus import Corpus
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Rows = npt.NDArray[np.int64]
+
+_KEY_TOKENS = 4
+_CHUNK_TOKENS = 1 << 22
+_SHORTEST_PIECE = 8  # tokens of a packed document that are enough to say where it is from
+_MOST_CANDIDATES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row is from: the split, and the position of its first token in it."""
+
+    split: Split
+    start: int
+
+
+def locate(corpus: Corpus, rows: Rows, splits: tuple[Split, ...]) -> list[Place | None]:
+    """The place of each row (N, T): in the first of ``splits`` that holds it, None where none does.
+
+    A row packed from several documents is where its first piece is, when every piece is in that split.
+    """
+    places: list[Place | None] = [None] * len(rows)
+    for split in splits:
+        missing = [index for index, place in enumerate(places) if place is None]
+        for index, start in zip(missing, _starts(corpus, split, [rows[i] for i in missing]), strict=True):
+            if start is not None:
+                places[index] = Place(split, start)
+        missing = [index for index, place in enumerate(places) if place is None]
+        for index in missing:
+            start = _packed(corpus, split, rows[index])
+            if start is not None:
+                places[index] = Place(split, start)
+    return places
+
+
+def _packed(corpus: Corpus, split: Split, row: Rows) -> int | None:
+    """The start of the first piece, when the row is made of whole pieces between ends of documents."""
+    import numpy as np
+
+    borders = np.flatnonzero(row == corpus.eos)
+    if len(borders) == 0:
+        return None
+    pieces = [piece[piece != corpus.eos] for piece in np.split(row, borders)]
+    pieces = [piece for piece in pieces if len(piece) >= _SHORTEST_PIECE]
+    starts = _starts(corpus, split, pieces)
+    return starts[0] if pieces and all(start is not None for start in starts) else None
+
+
+def _starts(corpus: Corpus, split: Split, rows: list[Rows]) -> list[int | None]:
+    """The first position of each row in a split."""
+    import numpy as np
+
+    found: list[int | None] = [None] * len(rows)
+    stream = corpus.stream(split)
+    by_key: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if len(row) >= _KEY_TOKENS and row.min() >= 0:
+            by_key.setdefault(int(_keys(row[:_KEY_TOKENS])[0]), []).append(index)
+    wanted = np.array(sorted(by_key), dtype=np.uint64)
+    if not len(wanted):
+        return found
+    candidates = 0
+    for begin in range(0, max(0, len(stream) - _KEY_TOKENS + 1), _CHUNK_TOKENS):
+        chunk = stream.read(begin, _CHUNK_TOKENS + _KEY_TOKENS - 1)
+        keys = _keys(chunk)
+        for position in np.flatnonzero(np.isin(keys, wanted)).tolist():
+            candidates += 1
+            for index in by_key[int(keys[position])]:
+                row = rows[index]
+                if found[index] is None and np.array_equal(stream.read(begin + position, len(row)), row):
+                    found[index] = begin + position
+            if candidates > _MOST_CANDIDATES:
+                return found
+    return found
+
+
+def _keys(tokens: Rows) -> npt.NDArray[np.uint64]:
+    """Four consecutive tokens as one number, of every position. Ids above 2^16 are folded."""
+    import numpy as np
+
+    folded = (tokens & 0xFFFF).astype(np.uint64)
+    key = folded[:-3].copy()
+    for shift, part in ((16, folded[1:-2]), (32, folded[2:-1]), (48, folded[3:])):
+        key |= part << np.uint64(shift)
+    return key
