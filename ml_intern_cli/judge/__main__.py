@@ -62,6 +62,8 @@ def _judge(arguments: argparse.Namespace) -> None:
             progress=_progress,
             limit_s=arguments.limit_s,
             num_threads=arguments.num_threads,
+            manifest_sha256=arguments.manifest_sha256,
+            train_s=arguments.train_s,
         )
     _write(arguments.out, judgement.model_dump_json(indent=2) + "\n")
 
@@ -103,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--planned-tokens", type=_positive, required=True, help="training tokens in PLAN.md")
     verify.add_argument("--seed", type=int, required=True, help="of the judge's samples")
     verify.add_argument("--limit-s", type=float, help="seconds for the path's code; default: no limit")
+    verify.add_argument("--manifest-sha256", help="of data/manifest.json before the path's programs ran")
+    verify.add_argument("--train-s", type=float, help="seconds that training took, as measured from outside")
     return parser
 
 

@@ -98,7 +98,7 @@ class Artifact:
         class_name = self.model_class
         model_class = self._class(class_name)
         config_class = self._class(f"{class_name}Config")
-        known = _field_names(config_class)
+        known = field_names(config_class)
         values = {key: value for key, value in self.config.items() if key in known}
         torch.manual_seed(seed)
         with self.foreign_code(f"building {class_name}({class_name}Config(...))"):
@@ -146,7 +146,7 @@ def _failing_line(explanation: str) -> str:
     return (f"{line}; {shapes}" if shapes else line)[:_LONGEST_PLACE]
 
 
-def _field_names(config_class: Any) -> set[str]:
+def field_names(config_class: Any) -> set[str]:
     """What a configuration class takes; config.json may hold more. Raises Unusable."""
     if not dataclasses.is_dataclass(config_class):
         raise Unusable(f"model.py: {config_class.__name__} is not a dataclass")
@@ -198,6 +198,7 @@ class StateEntry:
     shape: tuple[int, ...]
     dtype: str  # "float32"
     is_parameter: bool  # else a buffer
+    is_trainable: bool
     tied_to: str  # the first entry with the same storage: its own name unless weights are tied
 
 
@@ -240,6 +241,7 @@ def state_entries(model: nn.Module) -> dict[str, StateEntry]:
             shape=tuple(tensor.shape),
             dtype=str(tensor.dtype).removeprefix("torch."),
             is_parameter=name in parameters,
+            is_trainable=name in parameters and parameters[name].requires_grad,
             tied_to=first.setdefault(key, name),
         )
     return entries

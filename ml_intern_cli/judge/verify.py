@@ -1,12 +1,13 @@
-"""Verify: the seed's six checks on one trained path, recomputed from its best checkpoint."""
+"""Verify: six checks and the probes of what a trained path claims, recomputed from its best checkpoint."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ml_intern_cli.documents.manifest import Split
+from ml_intern_cli.documents.probe import ProbeResult
 from ml_intern_cli.documents.verify import GenerationSample, Judgement, Verify
 from ml_intern_cli.judge.artifact import (
     Artifact,
@@ -27,8 +28,12 @@ from ml_intern_cli.judge.checks.loss import (
     plausible_range,
 )
 from ml_intern_cli.judge.checks.stderr import judge_stderr
+from ml_intern_cli.judge.checks.yardstick import Text
+from ml_intern_cli.judge.claims import CLAIMS
+from ml_intern_cli.judge.claims.bench import ClaimBench
 from ml_intern_cli.judge.confinement.hosted import HostedModel, ModelHost
 from ml_intern_cli.judge.corpus import Corpus
+from ml_intern_cli.judge.probe import run_probe
 from ml_intern_cli.judge.records import Records
 from ml_intern_cli.judge.reference import NGramReference
 
@@ -47,6 +52,8 @@ def verify(
     progress: Callable[[str], None],
     limit_s: float | None = None,
     num_threads: int | None = None,
+    manifest_sha256: str | None = None,
+    train_s: float | None = None,
 ) -> Verify:
     """Judges the checkpoint of ``ckpts/best.json``.
 
@@ -59,6 +66,8 @@ def verify(
         progress: Gets a line before each part of the work, ``20/100 tokens of 19 samples``.
         limit_s: For the path's code, all of its calls together.
         num_threads: CPU threads of the path's code; ``None``: as many as torch has here.
+        manifest_sha256: Of the manifest before the author's programs ran; ``None``: not known.
+        train_s: How long the training program ran; ``None``: not known.
 
     Raises:
         InvalidInput: the data cannot be read, which no path is to blame for.
@@ -73,6 +82,8 @@ def verify(
             target_params=target_params,
             seed=seed,
             progress=progress,
+            manifest_sha256=manifest_sha256,
+            train_s=train_s,
         )
 
 
@@ -85,12 +96,14 @@ def _verify(
     target_params: int,
     seed: int,
     progress: Callable[[str], None],
+    manifest_sha256: str | None,
+    train_s: float | None,
 ) -> Verify:
     records = Records.read(artifact)
     reference = _reference(corpus)
     broken = _load(artifact, host.as_trainer)
     model = None if broken else host.as_trainer
-    samples, generation = _generation(
+    samples, generation, written = _generation(
         artifact, model, corpus, reference, seed=seed, broken=broken, progress=progress
     )
     losses, unmeasured = _losses(
@@ -102,6 +115,21 @@ def _verify(
     )
     findings, stderr = judge_stderr(artifact)
     actual_params = count_parameters(model) if model is not None else 0
+    bench = ClaimBench(
+        artifact=artifact,
+        corpus=corpus,
+        records=records,
+        trainer=host.as_trainer,
+        judged=host.as_judge,
+        checkpoint=Path(str(records.best.get("dir"))).name,
+        losses=losses,
+        broken=broken or unmeasured,
+        seed=seed,
+        reference=reference,
+        written=written,
+        manifest_sha256=manifest_sha256,
+        train_s=train_s,
+    )
     return Verify(
         samples=samples,
         generation=generation,
@@ -120,7 +148,14 @@ def _verify(
         target_params=target_params,
         actual_params=actual_params,
         params=_judge_params(actual_params, target_params) if not broken else failure(broken),
+        probes=tuple(_probe(bench, progress=progress)),
     )
+
+
+def _probe(bench: ClaimBench, *, progress: Callable[[str], None]) -> Iterator[ProbeResult]:
+    for number, probe in enumerate(CLAIMS, start=1):
+        progress(f"{number}/{len(CLAIMS)} {probe.name}")
+        yield run_probe(probe, bench, describe=bench.artifact.describe)
 
 
 def _load(artifact: Artifact, model: HostedModel) -> str:
@@ -153,7 +188,7 @@ def _generation(
     seed: int,
     broken: str,
     progress: Callable[[str], None],
-) -> tuple[tuple[GenerationSample, ...], Judgement]:
+) -> tuple[tuple[GenerationSample, ...], Judgement, tuple[Text, ...]]:
     reason = broken
     if model is not None:
         try:
@@ -161,7 +196,7 @@ def _generation(
         except Unusable as error:
             reason = f"not run: {error}"
     samples = (GenerationSample(prompt=prompt, output="", judgement=failure(reason)) for prompt in PROMPTS)
-    return tuple(samples), failure(reason)
+    return tuple(samples), failure(reason), ()
 
 
 def _losses(

@@ -41,8 +41,12 @@ def judge_generation(
     *,
     seed: int,
     progress: Callable[[str], None],
-) -> tuple[tuple[GenerationSample, ...], Judgement]:
-    """Samples after the three prompts and without one, and judges each and all. Raises Unusable."""
+) -> tuple[tuple[GenerationSample, ...], Judgement, tuple[Text, ...]]:
+    """Samples after the three prompts and without one, and judges each and all. Raises Unusable.
+
+    Returns:
+        The three as they are shown, the verdict on all, and all.
+    """
     yardstick = Yardstick.of(corpus, reference, length=NEW_TOKENS, seed=seed)
     unprompted = int(max(1, min(_MOST_UNPROMPTED, _WORK / max(1, count_parameters(model)))))
     prompts = [[corpus.eos, *corpus.encode(prompt)] for prompt in PROMPTS] + [[corpus.eos]] * unprompted
@@ -70,7 +74,7 @@ def judge_generation(
         for sample in samples
         if sample.judgement.verdict is Verdict.FAIL
     ]
-    return samples, judgement(criteria)
+    return samples, judgement(criteria), tuple(texts)
 
 
 def _criteria(yardstick: Yardstick, texts: Sequence[Text], *, least_likeness: float) -> list[Criterion]:

@@ -11,7 +11,6 @@ Requests: ``import``, ``build`` (seed), ``put`` and ``get`` (tensors of the stat
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import mmap
 import os
@@ -22,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import ml_intern_cli.frames.explanation  # noqa: F401 - there when an error is to be explained
-from ml_intern_cli.judge.artifact import Artifact
+from ml_intern_cli.judge.artifact import Artifact, Unusable, field_names
 from ml_intern_cli.judge.confinement import landlock, limits, seccomp, wire
 from ml_intern_cli.judge.confinement.watch import Watch
 
@@ -136,15 +135,13 @@ class _Host:
         self._doing = ""
         model_class: Any = self._class(class_name)
         config_class: Any = self._class(f"{class_name}Config")
-        if not dataclasses.is_dataclass(config_class):
-            raise _Plain(f"model.py: {config_class.__name__} is not a dataclass")
-        known = {field.name for field in dataclasses.fields(config_class) if field.init}
+        known = field_names(config_class)
         values = {key: value for key, value in self._orders["config"].items() if key in known}
         self._doing = f"building {class_name}({class_name}Config(...))"
         torch.manual_seed(seed)
         model = model_class(config_class(**values))
         if not isinstance(model, torch.nn.Module):
-            raise _Plain(f"{class_name}(config) is a {type(model).__name__}, not a torch.nn.Module")
+            raise Unusable(f"{class_name}(config) is a {type(model).__name__}, not a torch.nn.Module")
         self._model = model.to(_device()).eval()
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         entries: list[dict[str, Any]] = []
@@ -157,6 +154,7 @@ class _Host:
                     "shape": list(tensor.shape),
                     "dtype": str(tensor.dtype).removeprefix("torch."),
                     "is_parameter": name in parameters,
+                    "is_trainable": name in parameters and parameters[name].requires_grad,
                     "tied_to": first.setdefault(key, name),
                 }
             )
@@ -203,7 +201,7 @@ class _Host:
                 or output.shape[:2] != (batch, length)
             ):
                 shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-                raise _Plain(
+                raise Unusable(
                     f"forward of ({batch}, {length}) returned {shape}, expected ({batch}, {length}, V)"
                 )
             answer = {"shape": list(output.shape), "dtype": "float32", "offset": out}
@@ -215,13 +213,13 @@ class _Host:
 
     def _built(self) -> nn.Module:
         if self._model is None:
-            raise _Plain("the model was not built")
+            raise Unusable("the model was not built")
         return self._model
 
     def _class(self, name: str) -> Any:
         found = getattr(self._module, name, None)
         if not isinstance(found, type):
-            raise _Plain(f"model.py has no class {name}")
+            raise Unusable(f"model.py has no class {name}")
         return found
 
     def _view(self, tensor: dict[str, Any], size: int) -> torch.Tensor:
@@ -240,7 +238,7 @@ class _Host:
         return flat.view(shape)
 
     def _describe(self, error: BaseException) -> str:
-        if isinstance(error, _Plain):
+        if isinstance(error, Unusable):
             return str(error)
         try:
             sys.modules.update(self.put_aside)
@@ -248,10 +246,6 @@ class _Host:
         except (Exception, SystemExit):  # noqa: BLE001 - whatever the path's code did to this interpreter
             told = type(error).__name__
         return f"{self._doing} raised {told}"
-
-
-class _Plain(Exception):
-    """The message is all there is to say."""
 
 
 def _device() -> torch.device:

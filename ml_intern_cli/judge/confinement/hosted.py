@@ -211,6 +211,7 @@ class HostedModel:
                     shape=tuple(int(length) for length in entry["shape"]),
                     dtype=str(entry["dtype"]),
                     is_parameter=bool(entry["is_parameter"]),
+                    is_trainable=bool(entry["is_trainable"]),
                     tied_to=str(entry["tied_to"]),
                 )
                 for entry in entries
