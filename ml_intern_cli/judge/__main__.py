@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from ml_intern_cli.documents.assessment import Assessment
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.errors import InvalidInput, MlInternError
@@ -38,13 +39,25 @@ def _judge(arguments: argparse.Namespace) -> None:
     hide_memory()
     import torch
 
+    from ml_intern_cli.judge import supervised
     from ml_intern_cli.judge.smoke import smoke
     from ml_intern_cli.judge.verify import verify
 
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
-    judgement: Smoke | Verify
-    if arguments.command == "smoke":
+    judgement: Smoke | Verify | Assessment
+    if supervised.is_supervised(arguments.data):
+        judgement = supervised.judge(
+            path_dir,
+            data_dir=arguments.data,
+            target_params=arguments.target_params,
+            planned_rows=getattr(arguments, "planned_tokens", None),
+            seed=getattr(arguments, "seed", 0),
+            progress=_progress,
+        )
+    elif arguments.target_params is None:
+        raise InvalidInput("--target-params is required for a language model")
+    elif arguments.command == "smoke":
         judgement = smoke(
             path_dir,
             data_dir=arguments.data,
@@ -94,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--path", type=Path, required=True, help="the path's directory, path-<id>/")
     shared.add_argument("--data", type=Path, required=True, help="the run's data/ directory")
     shared.add_argument(
-        "--target-params", type=_positive, required=True, help="parameters that were asked for"
+        "--target-params", type=_positive, help="parameters that were asked for; a language model needs it"
     )
     shared.add_argument("--out", type=Path, required=True, help="JSON file to write")
     shared.add_argument("--num-threads", type=_positive, help="CPU threads; default: torch's own choice")
@@ -102,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("smoke", parents=[shared], help="before training")
     verify = commands.add_parser("verify", parents=[shared], help="after training")
-    verify.add_argument("--planned-tokens", type=_positive, required=True, help="training tokens in PLAN.md")
+    verify.add_argument(
+        "--planned-tokens", "--planned-rows", type=_positive, required=True, help="in PLAN.md, of training"
+    )
     verify.add_argument("--seed", type=int, required=True, help="of the judge's samples")
     verify.add_argument("--limit-s", type=float, help="seconds for the path's code; default: no limit")
     verify.add_argument("--manifest-sha256", help="of data/manifest.json before the path's programs ran")

@@ -8,10 +8,16 @@ from ml_intern_cli.judge.claims import CLAIMS
 from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes import PROBES as UNTRAINED
 from ml_intern_cli.judge.rehearsal import PROBES as REHEARSAL
+from ml_intern_cli.judge.supervised.claims import CLAIM_PROBES
+from ml_intern_cli.judge.supervised.data_probes import DATA_PROBES
+from ml_intern_cli.judge.supervised.probes import ROW_PROBES
 
 CATALOGUE: dict[str, tuple[Probe[Any], ...]] = {
     "before training: the model": UNTRAINED,
     "before training: train.py, rehearsed": REHEARSAL,
     "after training: what it claims": CLAIMS,
+    "classifiers and regressors: the data": DATA_PROBES,
+    "classifiers and regressors, before training: the model": ROW_PROBES,
+    "classifiers and regressors, after training: what is claimed": CLAIM_PROBES,
 }
 """Kind → probes in the order they run. Names are unique over all kinds."""

@@ -1,0 +1,288 @@
+"""Which inputs move which outputs: every feature must, other rows and padding must not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ml_intern_cli.documents.manifest import Split
+from ml_intern_cli.judge.artifact import Unusable
+from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.supervised.bench import forward
+
+if TYPE_CHECKING:
+    import torch
+
+    from ml_intern_cli.judge.supervised.bench import RowBench
+    from ml_intern_cli.judge.supervised.dataset import Array, Dataset
+
+_MOST_FEATURES = 256  # looked at one by one
+
+
+def _repeatability(bench: RowBench) -> Measurement:
+    import torch
+
+    model, (inputs, _) = bench.model(), bench.batch(8)
+    with torch.no_grad():
+        torch.manual_seed(bench.seed)
+        first = forward(bench.artifact, bench.dataset, model, inputs)
+        second = forward(bench.artifact, bench.dataset, model, inputs)  # the noise goes on from the first
+        moved = float((first - second).abs().max())
+        rate = bench.artifact.config.get("dropout", 0)
+        silent = False
+        if isinstance(rate, int | float) and rate > 0:
+            noisy = bench.redrawn(1).train()
+            once, again = (forward(bench.artifact, bench.dataset, noisy, inputs) for _ in range(2))
+            silent = bool((once == again).all())
+    return Measurement(
+        passed=moved == 0 and not silent,
+        measured=f"max |Δ| {moved:.2g} in eval mode",
+        allowed="identical in eval mode; random in train mode where config.json has dropout",
+        detail=f"dropout is {rate} and nothing is dropped in train mode" if silent else "",
+    )
+
+
+REPEATABILITY = Probe(
+    name="repeatability",
+    category=Category.MODEL,
+    meaning="in eval mode the same rows give the same outputs twice; dropout works in train mode",
+    threshold="max |Δ| = 0 in eval mode",
+    threshold_source="the same operations in the same order on the same machine",
+    usual_causes=(
+        "functional dropout without training=self.training",
+        "a dropout layer that is never called",
+    ),
+    run=_repeatability,
+)
+
+
+def _row_independence(bench: RowBench) -> Measurement:
+    import torch
+
+    model, tolerance = bench.instrument
+    inputs = bench.like(model, bench.batch(6)[0])
+    with torch.no_grad():
+        base = bench.outputs(model, inputs)
+        scale = _spread(base)
+        moves = {
+            "row 0 has other outputs alone than in a batch": bench.outputs(model, inputs[:1])[0] - base[0],
+            "replacing the other rows moved row 0": bench.outputs(
+                model, torch.cat([inputs[:1], inputs[1:].flip(0)[:2]])
+            )[0]
+            - base[0],
+            "the order of the rows matters": bench.outputs(model, inputs.flip(0)).flip(0) - base,
+        }
+    worst, size = max(
+        ((what, float(move.abs().max()) / scale) for what, move in moves.items()), key=lambda one: one[1]
+    )
+    passed = size <= max(tolerance, 1e-7)
+    return Measurement(
+        passed=passed,
+        measured=f"relative |Δ| {size:.1g}",
+        allowed=f"≤ {max(tolerance, 1e-7):.0e}",
+        detail="" if passed else worst,
+    )
+
+
+ROW_INDEPENDENCE = Probe(
+    name="row-independence",
+    category=Category.MODEL,
+    meaning="in eval mode a row's outputs do not depend on the other rows of its batch",
+    threshold="max |Δ| ≤ 1e-7 of the spread of the outputs (1e-4 where only float32 runs)",
+    threshold_source="float64 rounding is below 1e-12; batch normalisation over 6 rows moves outputs by 1e-1",
+    usual_causes=(
+        "batch statistics used in eval mode",
+        "a reshape that mixes rows",
+        "softmax over the batch",
+    ),
+    run=_row_independence,
+)
+
+
+def _input_use(bench: RowBench) -> Measurement:
+    import numpy as np
+    import torch
+
+    dataset = bench.dataset
+    model, _ = bench.instrument
+    train = dataset.rows(Split.TRAIN).inputs
+    flat = train.reshape(len(train), -1)
+    varying = np.flatnonzero(flat.std(0) > 0)
+    chosen = varying[
+        np.unique(np.linspace(0, len(varying) - 1, min(len(varying), _MOST_FEATURES)).astype(int))
+    ]
+    picked = bench.batch(12)[0]
+    if dataset.is_tokens:  # a position is looked at where it holds a token
+        picked = torch.from_numpy(_longest(dataset, train))
+        pad = -1 if dataset.manifest.inputs.pad_id is None else dataset.manifest.inputs.pad_id
+        held = picked.ne(pad).reshape(len(picked), -1).any(0).numpy()
+        chosen = chosen[held[chosen]]
+    inputs = bench.like(model, picked)
+    unused = []
+    with torch.no_grad():
+        base = bench.outputs(model, inputs)
+        scale = _spread(base)
+        for feature in chosen:
+            moved = inputs.clone().reshape(len(inputs), -1)
+            if dataset.is_tokens:
+                moved[:, feature] = torch.from_numpy(_other_tokens(dataset, moved[:, feature].numpy()))
+            else:
+                moved[:, feature] += float(flat[:, feature].std())
+            change = bench.outputs(model, moved.reshape(inputs.shape)) - base
+            if float(change.abs().max()) <= 1e-7 * scale:
+                unused.append(int(feature))
+    share = len(unused) / max(1, len(chosen))
+    allowed = 0.1 if train.ndim > 2 else 0.0
+    return Measurement(
+        passed=share <= allowed,
+        measured=f"{len(chosen) - len(unused)} of {len(chosen)} inputs move an output",
+        allowed="all" if not allowed else f"≥ {1 - allowed:.0%}",
+        component="" if share <= allowed else f"input {', '.join(map(str, unused[:6]))}",
+        detail="" if share <= allowed else "outputs are blind to them; they vary in the training rows",
+    )
+
+
+INPUT_USE = Probe(
+    name="input-use",
+    category=Category.MODEL,
+    meaning="every feature, pixel or token position that varies can move the outputs",
+    threshold="all of them (90 % of pixels: strides may drop a border), redrawn weights, a step of one std",
+    threshold_source="float64 rounding is below 1e-12 of the outputs, a connection above 1e-4",
+    usual_causes=(
+        "a slice that drops columns",
+        "a layer that is built and not called",
+        "a constant in place of the input",
+    ),
+    run=_input_use,
+)
+
+
+def _longest(dataset: Dataset, ids: Array) -> Array:
+    """The 8 rows with the most tokens."""
+    import numpy as np
+
+    pad = dataset.manifest.inputs.pad_id
+    lengths = (ids != pad).sum(1) if pad is not None else np.full(len(ids), ids.shape[1])
+    rows: Array = ids[np.argsort(-lengths, kind="stable")[:8]]
+    return rows
+
+
+def _other_tokens(dataset: Dataset, ids: Array) -> Array:
+    """Another token for each that is no padding."""
+    import numpy as np
+
+    info = dataset.manifest.inputs
+    size = info.vocab_size or int(dataset.rows(Split.TRAIN).inputs.max()) + 1
+    other = (ids + 1 + size // 3) % size
+    if info.pad_id is not None:
+        other = np.where(other == info.pad_id, (other + 1) % size, other)
+        other = np.where(ids == info.pad_id, ids, other)
+    result: Array = np.asarray(other, dtype=ids.dtype)
+    return result
+
+
+def _padding_blind(bench: RowBench) -> Measurement:
+    import torch
+
+    info, model = bench.dataset.manifest.inputs, bench.instrument[0]
+    ids = bench.dataset.rows(Split.TRAIN).inputs
+    if info.pad_id is None or not bench.dataset.is_tokens:
+        return Measurement(passed=True, measured="no padding in this data", allowed="-")
+    length = ids.shape[1]
+    lengths = (ids != info.pad_id).sum(1)
+    short = ids[(ids[:, -1] == info.pad_id) & (ids[:, 0] != info.pad_id) & (lengths <= 0.7 * length)][:8]
+    if not len(short):
+        return Measurement(passed=True, measured="no row ends in enough padding to tell", allowed="-")
+    cut = int((short != info.pad_id).sum(1).max())
+    rows = torch.from_numpy(short)
+    with torch.no_grad():
+        whole = bench.outputs(model, rows)
+        try:
+            trimmed = bench.outputs(model, rows[:, :cut])
+        except Unusable:
+            return Measurement(passed=True, measured="takes rows of full length only", allowed="-")
+        moved = float((whole - trimmed).abs().max()) / _spread(whole)
+    return Measurement(
+        passed=moved <= 1e-4,
+        measured=f"relative |Δ| {moved:.1g} without {length - cut} of {length} positions of padding",
+        allowed="≤ 1e-4",
+        detail="" if moved <= 1e-4 else "padding moves the outputs",
+    )
+
+
+PADDING_BLIND = Probe(
+    name="padding-blind",
+    category=Category.MODEL,
+    meaning="padding at the end of a row of tokens does not move the outputs",
+    threshold="relative |Δ| ≤ 1e-4",
+    threshold_source=(
+        "float32 rounding is 1e-6; padding that is averaged over moves outputs by more than 1e-2"
+    ),
+    usual_causes=(
+        "no mask in attention",
+        "a mean over all positions",
+        "the last position taken for the last token",
+    ),
+    run=_padding_blind,
+)
+
+_DOMINANCE = 30.0
+
+
+def _feature_scale(bench: RowBench) -> Measurement:
+    import numpy as np
+    import torch
+
+    train = bench.dataset.rows(Split.TRAIN).inputs
+    if bench.dataset.is_tokens or train.ndim > 2 or train.shape[1] < 3:
+        return Measurement(passed=True, measured="no table of features", allowed="-")
+    spread = train.astype(np.float64).std(0)
+    varying = np.flatnonzero(spread > 0)
+    inputs = bench.batch(32)[0].double()
+    moves = np.zeros(len(varying))
+    with torch.no_grad():
+        for seed in (6, 7, 8):
+            try:
+                model, rows = bench.redrawn(seed, dtype=torch.float64), inputs
+                base = bench.outputs(model, rows)
+            except Unusable:
+                model, rows = bench.redrawn(seed), inputs.float()
+                base = bench.outputs(model, rows)
+            for index, feature in enumerate(varying):
+                changed = rows.clone()
+                changed[:, feature] += 0.1 * spread[feature]
+                moves[index] += float((bench.outputs(model, changed) - base).abs().mean())
+    dominance = float(moves.max() / max(np.median(moves), 1e-300))
+    passed = dominance <= _DOMINANCE
+    return Measurement(
+        passed=passed,
+        measured=f"the strongest feature moves outputs {dominance:.3g} times as much as the median one",
+        allowed=f"≤ {_DOMINANCE:g} times",
+        component="" if passed else f"input {int(varying[moves.argmax()])}",
+        detail="" if passed else "features are not brought to one scale",
+    )
+
+
+FEATURE_SCALE = Probe(
+    name="feature-scale",
+    category=Category.MODEL,
+    meaning="no feature of a table drowns the others by its unit alone",
+    threshold=(
+        "with redrawn weights, one std of the strongest feature "
+        "moves outputs ≤ 30 times as much as the median's"
+    ),
+    threshold_source=(
+        "scaled features differ by 2 to 4; raw wine by 300, raw breast-cancer by 5,000; source: UMLAUT"
+    ),
+    usual_causes=(
+        "set_scaling missing or not called",
+        "scaling applied twice",
+        "std taken over the whole table",
+    ),
+    run=_feature_scale,
+)
+
+
+def _spread(outputs: torch.Tensor) -> float:
+    """The size of differences between rows, or of the outputs when all rows are alike."""
+    centered = outputs - outputs.mean(0, keepdim=True)
+    return max(float(centered.abs().max()), 1e-9 * float(outputs.abs().max()), 1e-30)

@@ -1,0 +1,65 @@
+"""Sound classifiers and regressors pass; each planted defect fails the probe that is there for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ml_intern_cli.documents import assessment
+from ml_intern_cli.documents.assessment import Assessment
+from ml_intern_cli.documents.smoke import Smoke
+from tests import supervised_path
+from tests.supervised_path import smoke, table, verify, write_data, write_path
+
+KINDS = {"classification": "RowNet", "regression": "RowNet", "tokens": "TokenNet"}
+
+
+def new_path(root: Path, kind: str = "classification", *edits: tuple[str, str], **options) -> Path:
+    write_data(root / "data", *table(kind))
+    settings = options.pop("settings", {})
+    if kind == "regression":
+        settings = {"task": "regression", "learning_rate": 2e-3} | settings
+        options.setdefault("outputs", 1)
+    return write_path(root, *edits, model=KINDS[kind], settings=settings, **options)
+
+
+def failed(result: Smoke | Assessment) -> dict[str, str]:
+    return {probe.name: probe.finding for probe in result.probes if probe.failed}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request, tmp_path_factory) -> Path:
+    """The root of a run that was trained, one per kind."""
+    root = tmp_path_factory.mktemp(request.param)
+    supervised_path.train(new_path(root, request.param))
+    return root
+
+
+def test_sound_path_passes_smoke(trained: Path) -> None:
+    result = smoke(trained / "path-a")
+
+    assert result.passed, failed(result)
+
+
+def test_sound_training_passes_verify_and_its_document_reads_back(trained: Path) -> None:
+    result = verify(trained / "path-a")
+
+    assert result.passed, result.failures
+    assert assessment.parse(assessment.render(result), source="VERIFY.md") == result
+    assert list(result.judgements)[0] == "Held-out predictions"
+    assert (trained / "path-a" / "residuals.svg").exists() == (result.task == "regression")
+
+
+def test_command_dispatches_on_the_task_of_the_manifest(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "smoke.json"
+    command = [sys.executable, "-m", "ml_intern_cli.judge", "smoke", "--path", str(trained / "path-a")]
+    command += ["--data", str(trained / "data"), "--num-threads", "1", "--out", str(out)]
+
+    subprocess.run(command, check=True, capture_output=True)
+
+    assert Smoke.model_validate_json(out.read_bytes()).passed
