@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ml_intern_cli.documents.audit import Audit, AuditKind, Writing
 from ml_intern_cli.documents.blocker import Blocker
 from ml_intern_cli.documents.budget import Budget, ModelUse
 from ml_intern_cli.documents.code import Code
@@ -255,6 +256,29 @@ BLOCKER = Blocker(
     why="HF_TOKEN is not set",
     ways_on=("HF_TOKEN=… ml-intern publish tiny --publish hub", "ml-intern publish tiny --publish folder"),
 )
+AUDIT = Audit(
+    subject="/models/tiny",
+    kind=AuditKind.CAUSAL_LM,
+    architecture="LlamaForCausalLM",
+    params=172_352,
+    text="held-out.txt",
+    scored="17,472 of 17,485 tokens, in 273 windows of 64 that do not overlap",
+    loss=0.744512,
+    unigram_loss=4.018784,
+    seconds=14.2,
+    probes=(
+        ProbeResult(name="checkpoint-files", measured="30 tensors", threshold="whole", verdict=Verdict.PASS),
+        ProbeResult(
+            name="weights-fit",
+            measured="1 missing | 0 unexpected",
+            threshold="none",
+            verdict=Verdict.FAIL,
+            component="lm_head.weight",
+            detail="missing tensor lm_head.weight, filled at random",
+        ),
+    ),
+    writings=(Writing(prompt="Once upon", output=' a time,\n"Look," said Tom.'),),
+)
 EXAMPLES: dict[str, Model] = {
     "TASK.md": TASK,
     "BUDGET.md": BUDGET,
@@ -268,4 +292,5 @@ EXAMPLES: dict[str, Model] = {
     "RESULTS.md": RESULTS,
     "PUBLISHED.md": PUBLISHED,
     "BLOCKER.md": BLOCKER,
+    "AUDIT.md": AUDIT,
 }

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from ml_intern_cli import __version__
-from ml_intern_cli.cli import look_commands, run_commands
+from ml_intern_cli.cli import audit, look_commands, run_commands
 from ml_intern_cli.cli.command import app
 
-__all__ = ["app", "look_commands", "run_commands"]
+__all__ = ["app", "audit", "look_commands", "run_commands"]
 
 _EPILOG = """\b
 Examples:

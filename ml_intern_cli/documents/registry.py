@@ -53,6 +53,7 @@ DOCUMENTS = {
         "results",
         "published",
         "blocker",
+        "audit",
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ml_intern_cli.judge.audit import PROBES as AUDIT
 from ml_intern_cli.judge.claims import CLAIMS
 from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes import PROBES as UNTRAINED
@@ -19,5 +20,6 @@ CATALOGUE: dict[str, tuple[Probe[Any], ...]] = {
     "classifiers and regressors: the data": DATA_PROBES,
     "classifiers and regressors, before training: the model": ROW_PROBES,
     "classifiers and regressors, after training: what is claimed": CLAIM_PROBES,
+    "audit: a checkpoint made elsewhere": AUDIT,
 }
 """Kind → probes in the order they run. Names are unique over all kinds."""

@@ -16,7 +16,8 @@ from ml_intern_cli.runs.options import RunOptions
 SLUG = "implement-deepseek-v3-at-1m"
 COMMANDS = [
     *("run", "restate", "clarify", "research", "plan", "implement", "smoke", "train", "verify"),
-    *("diagnose", "report", "publish", "status", "list", "show", "doctor", "size", "blueprints", "probes"),
+    *("diagnose", "report", "publish", "status", "list", "show", "audit", "doctor", "size", "blueprints"),
+    "probes",
 ]
 
 
