@@ -9,6 +9,7 @@ deleting one of them buys nothing.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -35,11 +36,6 @@ class _Running:
         self.lock = threading.RLock()
         self.uncounted_s: dict[object, float] = {}
 
-    @property
-    def has_several(self) -> bool:
-        """Whether there is more than one."""
-        return len(self.uncounted_s) > 1
-
 
 @dataclass(frozen=True, slots=True)
 class BudgetedCompute:
@@ -52,6 +48,7 @@ class BudgetedCompute:
         interrupt: Called about twice a second while a program runs; what it raises ends the program.
         path_id: Whose programs run; see ``on``.
         device: The only GPU that they see; ``None``: all there are.
+        at_once: How many may run at a time.
     """
 
     layout: RunLayout
@@ -61,11 +58,12 @@ class BudgetedCompute:
     interrupt: Callable[[], None] = lambda: None
     path_id: str | None = None
     device: str | None = None
+    at_once: int = 1
     _running: _Running = field(default_factory=_Running)
 
-    def on(self, path_id: str | None, *, device: str | None) -> BudgetedCompute:
+    def on(self, path_id: str | None, *, device: str | None = None, at_once: int = 1) -> BudgetedCompute:
         """The same budget, for what one path runs; ``None``: for what is of no path."""
-        return replace(self, path_id=path_id, device=device)
+        return replace(self, path_id=path_id, device=device, at_once=at_once)
 
     def cap_s(self) -> float:
         """The cap as BUDGET.md says it now; a person may raise it while a run goes on."""
@@ -118,9 +116,9 @@ class BudgetedCompute:
         has_hit_cap = False
 
         def is_over() -> bool:
-            """Whether programs beside this one have used up what was there for it."""
+            """Whether nothing is left, be it for what ran beside this program and has ended."""
             nonlocal has_hit_cap
-            has_hit_cap = self._running.has_several and left_s() <= 0
+            has_hit_cap = left_s() <= 0
             return has_hit_cap
 
         scratch = self.layout.scratch_of(self.path_id)
@@ -130,7 +128,8 @@ class BudgetedCompute:
             cwd=cwd,
             home=scratch / "home",
             limit_s=allowed_s,
-            grace_s=_LEAST_S if reserved else _grace_s(allowed_s),  # what judges has no checkpoint to write
+            # What judges has no checkpoint to write; those that run at once may all be stopped at once.
+            grace_s=_LEAST_S if reserved else _grace_s(allowed_s) / self.at_once,
             stdout=stdout,
             stderr=stderr,
             openings=Openings(readable=(self.layout.root,), writable=writable, hidden=hidden),
@@ -146,9 +145,13 @@ class BudgetedCompute:
             if on_tick is not None:
                 on_tick(elapsed_s)
 
+        began_s = time.monotonic()
         try:
             finished = self.executor.run(job, on_tick=tick)
             meter.read(finished.seconds)
+        except BaseException:
+            meter.read(time.monotonic() - began_s)  # stopping it took its time, too
+            raise
         finally:
             meter.end()
         if reserved and finished.out_of_time and (has_hit_cap or allowed_s < limit_s):

@@ -1,34 +1,27 @@
-"""Paths that are worked on side by side: how many this machine carries, and a thread for each.
+"""Paths that are worked on side by side: a thread for each.
 
-A crew does what it is told and decides nothing: which step is next stands in the files (``state``), and
-what came of one is a single word here.
+A crew does what it is told and decides nothing: which step is next stands in the files (``state``), how many
+there may be at a time is for ``seats``, and what came of a step is a single word here.
 """
 
 from __future__ import annotations
 
-import os
 import queue
-import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
-import psutil
-
-from ml_intern_cli.documents.layout import RunLayout
 from ml_intern_cli.errors import MlInternError
-from ml_intern_cli.executors.walls import has_accelerator
-from ml_intern_cli.runs.receipts import StageMemory
+from ml_intern_cli.runs.seats import Seat
 from ml_intern_cli.runs.state import StageStatus
 
+T = TypeVar("T")
+
 _LEAVE_WITHIN_S = 30.0  # after an interrupt; training writes a checkpoint by then
-_BYTES_PER_PARAM = 24  # fp32: weights, gradients, two moments of AdamW; a checkpoint on its way to the disk
-_BYTES_PER_PROGRAM = 1 << 30  # the interpreter, PyTorch, a batch and its activations
-_NVIDIA_TIMEOUT_S = 10.0
+_LISTEN_EVERY_S = 0.2
 
 
 class Ending(StrEnum):
@@ -38,38 +31,6 @@ class Ending(StrEnum):
     FAILED = "failed"  # and its documents say how
     BLOCKED = "blocked"  # the user is needed
     CROWDED = "crowded"  # beside others it ran out of memory; nothing is written down
-
-
-class Halt:
-    """Asks the threads that work on a run to stop, each where it next says what it is doing."""
-
-    def __init__(self) -> None:
-        self._is_called = threading.Event()
-
-    def call(self) -> None:
-        """From now on they stop."""
-        self._is_called.set()
-
-    def check(self) -> None:
-        """Raises KeyboardInterrupt in a thread that is asked to stop."""
-        if self._is_called.is_set():
-            raise KeyboardInterrupt
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, or be asked to stop. Raises KeyboardInterrupt."""
-        self._is_called.wait(seconds)
-        self.check()
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """A place to work beside others.
-
-    Attributes:
-        device: The GPU that belongs to it; ``None``: none, or all there are.
-    """
-
-    device: str | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -83,21 +44,105 @@ class _Step:
     error: BaseException | None = None
 
 
+class _Errand:
+    """Something that the foreground does for another thread."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self._act = act
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._is_done = threading.Event()
+
+    def run(self) -> None:
+        """Do it. What it raises, whoever waits gets; an interrupt is for both."""
+        try:
+            self._result = self._act()
+        except BaseException as error:
+            self._error = error
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._is_done.set()
+
+    def is_done(self, *, within_s: float) -> bool:
+        """Wait for it, for so long at most."""
+        return self._is_done.wait(within_s)
+
+    @property
+    def result(self) -> Any:
+        """What came of it. Raises what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class Foreground:
+    """The thread that holds a run, for those that work on its paths: it asks the user, and it stops them.
+
+    Ctrl-C reaches this thread alone, also in the middle of a question.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._is_stopping = threading.Event()
+        self._heard: queue.SimpleQueue[_Step | _Errand] = queue.SimpleQueue()
+
+    def stop(self) -> None:
+        """From now on the others stop, each where it next says what it is doing."""
+        self._is_stopping.set()
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt in a thread that is asked to stop."""
+        if self._is_stopping.is_set():
+            raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, or be asked to stop. Raises KeyboardInterrupt."""
+        self._is_stopping.wait(seconds)
+        self.check()
+
+    def do(self, act: Callable[[], T]) -> T:
+        """Have something done here, from any thread. Raises what it raises, or KeyboardInterrupt."""
+        if threading.get_ident() == self._thread:
+            return act()
+        errand = _Errand(act)
+        self._heard.put(errand)
+        while not errand.is_done(within_s=_LISTEN_EVERY_S):
+            self.check()
+        result: T = errand.result
+        return result
+
+    def tell(self, step: _Step) -> None:
+        """A step has ended."""
+        self._heard.put(step)
+
+    def listen(self, *, patience_s: float | None = None) -> _Step | None:
+        """Do what is asked for until a step ends; ``None`` when none did in that time."""
+        while True:
+            try:
+                heard = self._heard.get(timeout=patience_s)
+            except queue.Empty:
+                return None
+            if isinstance(heard, _Step):
+                return heard
+            if not self._is_stopping.is_set():
+                heard.run()
+
+
 @dataclass
 class Crew:
     """Threads that take one step of one path each.
 
     Attributes:
         step: Takes a step on a seat; the last argument tells whether others were at work meanwhile.
-        halt: Called when the block is left by an interrupt.
+        foreground: The thread that this crew is led by.
         seats: One for each that may work at a time.
     """
 
     step: Callable[[StageStatus, Seat, Callable[[], bool]], Ending]
-    halt: Halt
+    foreground: Foreground
     seats: list[Seat]
     _at_work: dict[str | None, _Step] = field(default_factory=dict)
-    _ended: queue.SimpleQueue[_Step] = field(default_factory=queue.SimpleQueue)
 
     def __enter__(self) -> Self:
         return self
@@ -105,16 +150,24 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let those at work end their steps, or stop them: nothing goes on behind the caller's back."""
-        if kind is not None and not issubclass(kind, MlInternError):
-            self.halt.call()
-        while self._at_work:
-            # A thread that waits for somebody's server may not hear the call; it dies with this process.
-            patience_s = None if kind is None or issubclass(kind, MlInternError) else _LEAVE_WITHIN_S
-            try:
-                self._take(self._ended.get(timeout=patience_s))
-            except queue.Empty:
-                return
+        """Let those at work end their steps, or stop them: nothing goes on behind the caller's back.
+
+        One that needs the user, or whose files do not hold, is no reason to throw away what the others do.
+        """
+        if error is not None and not isinstance(error, MlInternError):
+            self._stop()
+            return
+        errors: list[BaseException] = []
+        try:
+            while self._at_work:
+                ended = self._next()
+                if ended is not None and ended.error is not None:
+                    errors.append(ended.error)
+        except BaseException:
+            self._stop()
+            raise
+        if error is None and errors:
+            raise errors[0]
 
     @property
     def is_idle(self) -> bool:
@@ -142,7 +195,8 @@ class Crew:
 
     def wait(self) -> tuple[StageStatus, Ending]:
         """The next step that ends, and how. Raises what it raised."""
-        step = self._take(self._ended.get())
+        step = self._next()
+        assert step is not None, "without an end to the patience there is a step"  # noqa: S101
         if step.error is not None:
             raise step.error
         assert step.ending is not None, "a step that raised nothing has ended somehow"  # noqa: S101
@@ -152,9 +206,17 @@ class Crew:
         """From now on one at a time."""
         del self.seats[1:]
 
-    def _take(self, step: _Step) -> _Step:
-        del self._at_work[step.status.path_id]
+    def _next(self, *, patience_s: float | None = None) -> _Step | None:
+        step = self.foreground.listen(patience_s=patience_s)
+        if step is not None:
+            del self._at_work[step.status.path_id]
         return step
+
+    def _stop(self) -> None:
+        """Stop those at work. One that waits for somebody's server may not hear; it dies with the process."""
+        self.foreground.stop()
+        while self._at_work and self._next(patience_s=_LEAVE_WITHIN_S) is not None:
+            pass
 
     def _work(self, step: _Step) -> None:
         try:
@@ -162,63 +224,4 @@ class Crew:
         except BaseException as error:  # noqa: BLE001 - raised again where the crew is waited for
             step.error = error
         finally:
-            self._ended.put(step)
-
-
-def most_at_once(layout: RunLayout) -> int | None:
-    """How many paths at a time the user wished, or memory admitted; ``None``: nothing was said."""
-    kept = _memory(layout).recall("most")
-    return int(kept) if kept is not None and kept.isdecimal() and int(kept) > 0 else None
-
-
-def remember_most(layout: RunLayout, most: int) -> None:
-    """So many from now on, also when another process goes on with the run."""
-    _memory(layout).remember("most", str(most))
-
-
-def _memory(layout: RunLayout) -> StageMemory:
-    return StageMemory(layout, name="parallel.json")
-
-
-def seats_for(params: int, *, most: int | None) -> tuple[Seat, ...]:
-    """As many seats as this machine carries.
-
-    Without a wish there is one for each GPU, and one on a machine without: there two programs only share the
-    cores. With a wish there are so many, but never more than fit into the memory that is free.
-
-    Args:
-        params: Size of each path's model.
-        most: What the user wishes; ``None``: nothing.
-    """
-    devices = _devices()
-    wanted = most if most is not None else max(1, len(devices))
-    per_path = _BYTES_PER_PROGRAM + _BYTES_PER_PARAM * params
-    carried = max(1, int(psutil.virtual_memory().available // per_path))
-    count = min(wanted, carried)
-    if count == 1 or not devices:
-        return tuple(Seat() for _ in range(count))
-    return tuple(Seat(devices[number % len(devices)]) for number in range(count))
-
-
-def _devices() -> list[str]:
-    """The GPUs that PyTorch would use, as CUDA_VISIBLE_DEVICES names them."""
-    try:
-        if not has_accelerator() or "+cpu" in version("torch"):
-            return []
-    except PackageNotFoundError:
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [one.strip() for one in visible.split(",") if one.strip() not in {"", "-1"}]
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=_NVIDIA_TIMEOUT_S,
-            check=True,
-            env={"PATH": os.environ.get("PATH", "")},  # no token is its business
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+            self.foreground.tell(step)

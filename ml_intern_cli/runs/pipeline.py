@@ -23,12 +23,13 @@ from ml_intern_cli.documents.registry import render
 from ml_intern_cli.errors import Blocked, InvalidInput, MlInternError
 from ml_intern_cli.runs import ledger
 from ml_intern_cli.runs.compute import BudgetedCompute
-from ml_intern_cli.runs.crew import Crew, Ending, Halt, Seat, remember_most
+from ml_intern_cli.runs.crew import Crew, Ending, Foreground
 from ml_intern_cli.runs.events import record
 from ml_intern_cli.runs.files import write_atomic
 from ml_intern_cli.runs.outputs import archive, write_outputs
-from ml_intern_cli.runs.receipts import Digest, Receipt, StageMemory, digest
+from ml_intern_cli.runs.receipts import Digest, Receipt, Receipts, StageMemory, digest
 from ml_intern_cli.runs.reporter import Reporter
+from ml_intern_cli.runs.seats import Seat, remember_most
 from ml_intern_cli.runs.state import RunState, StageState, StageStatus, read_blocker
 from ml_intern_cli.secrets import scrub
 from ml_intern_cli.stages import STAGES
@@ -51,14 +52,14 @@ class Pipeline:
     Attributes:
         context: What stages are given; what depends on the path is filled in per stage.
         compute: The budget, of which each stage is given its part.
-        halt: Stops the threads of paths that are worked on side by side.
+        foreground: Leads the threads of paths that are worked on side by side.
         seats: Places to work side by side, for models of so many parameters.
         notify: Sends an event's message to wherever the user is; what failed comes back, a line each.
     """
 
     context: StageContext
     compute: BudgetedCompute
-    halt: Halt
+    foreground: Foreground
     seats: Callable[[int], tuple[Seat, ...]]
     reporter: Reporter
     notify: Callable[[str, str], tuple[str, ...]]
@@ -98,9 +99,9 @@ class Pipeline:
         """Run what is left of the paths, side by side."""
 
         def step(status: StageStatus, seat: Seat, had_company: Callable[[], bool]) -> Ending:
-            return self._step(STAGES[status.stage], status.path_id, seat, had_company=had_company)
+            return self._step(STAGES[status.stage], status.path_id, seat, len(seats), had_company)
 
-        with Crew(step, self.halt, list(seats)) as crew:
+        with Crew(step, self.foreground, list(seats)) as crew:
             while True:
                 due = (one for one in self._look().ready() if until is None or not _is_past(one.stage, until))
                 for status in due:
@@ -170,7 +171,7 @@ class Pipeline:
         stage: Stage,
         path_id: str | None,
         seat: Seat = Seat(),  # noqa: B008, it never changes
-        *,
+        at_once: int = 1,
         had_company: Callable[[], bool] = lambda: False,
     ) -> Ending:
         """Run one stage and write it down."""
@@ -188,7 +189,7 @@ class Pipeline:
         receipts.save(replace(known, state="started", inputs=inputs))
         record(self.layout, "stage_started", stage=stage.name, path=path_id)
         memory = StageMemory.of(self.layout, path_id)
-        compute = self.compute.on(path_id, device=seat.device)
+        compute = self.compute.on(path_id, device=seat.device, at_once=at_once)
         context = replace(self.context, path_id=path_id, compute=compute, memory=memory)
         self._clear_blocker(stage)
         try:
@@ -205,6 +206,9 @@ class Pipeline:
             message = scrub(error.message)
             record(self.layout, "stage_failed", stage=stage.name, path=path_id, message=message)
             self._notify("error", f"{self.layout.slug}: {stage.name}: {message}")
+            if had_company():  # the others end their steps before the error can be raised to the user
+                seconds = time.monotonic() - began
+                self.reporter.stage_finished(stage.name, path_id, "stopped", message, seconds, ())
             raise
         except KeyboardInterrupt:
             seconds = time.monotonic() - began
@@ -214,11 +218,31 @@ class Pipeline:
         if result.out_of_memory and had_company():
             self._crowd_out(stage, path_id, result, seconds=time.monotonic() - began)
             return Ending.CROWDED
+        kept = self._write(stage, path_id, result, before, inputs, began=began)
+        self.context.brain.settle(stage.name, path_id)
+        memory.forget()
+        shutil.rmtree(context.scratch, ignore_errors=True)
+        self._announce(stage, path_id, result, kept, time.monotonic() - began)
+        return Ending.FAILED if result.outcome is Outcome.FAILED else Ending.DONE
+
+    def _write(
+        self,
+        stage: Stage,
+        path_id: str | None,
+        result: StageResult,
+        before: Receipt | None,
+        inputs: dict[str, Digest],
+        *,
+        began: float,
+    ) -> list[str]:
+        """Write what a stage gave back, its receipt last. Returns what of the user's was kept."""
+        receipts = Receipts(self.layout)
+        found = self._digests(stage, path_id)
         written = write_outputs(self.layout, stage, result, before, ours=receipts.written_texts())
-        seconds = time.monotonic() - began
-        # An input that the stage itself wrote counts as it is now.
+        # An input that the stage itself wrote counts as it is now, unless somebody edited it meanwhile.
         own = {*result.documents, *result.revisions}
-        inputs |= {key: one for key, one in self._digests(stage, path_id).items() if key.split("#")[0] in own}
+        untouched = {key for key in found if key.split("#")[0] in own and _same(found, inputs, key)}
+        now = {key: one for key, one in self._digests(stage, path_id).items() if key in untouched}
         receipts.save(
             Receipt(
                 stage=stage.name,
@@ -226,17 +250,13 @@ class Pipeline:
                 state=str(result.outcome),
                 summary=result.summary,
                 failed=stage.verdict(self.layout, path_id) if stage.verdict and path_id else None,
-                seconds=round(seconds, 3),
-                inputs=inputs,
+                seconds=round(time.monotonic() - began, 3),
+                inputs=inputs | now,
                 outputs=written.outputs,
                 base=written.base,
             )
         )
-        self.context.brain.settle(stage.name, path_id)
-        memory.forget()
-        shutil.rmtree(context.scratch, ignore_errors=True)
-        self._announce(stage, path_id, result, written.kept, seconds)
-        return Ending.FAILED if result.outcome is Outcome.FAILED else Ending.DONE
+        return written.kept
 
     def _announce(
         self, stage: Stage, path_id: str | None, result: StageResult, kept: list[str], seconds: float
@@ -320,7 +340,11 @@ class _Ran:
 
 
 def _differ(before: dict[str, Digest], now: dict[str, Digest]) -> bool:
-    return {key: one.sha256 for key, one in before.items()} != {key: one.sha256 for key, one in now.items()}
+    return before.keys() != now.keys() or not all(_same(before, now, key) for key in now)
+
+
+def _same(one: dict[str, Digest], other: dict[str, Digest], key: str) -> bool:
+    return key in one and key in other and one[key].sha256 == other[key].sha256
 
 
 def _is_past(stage: str, until: str) -> bool:

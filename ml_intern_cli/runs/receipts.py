@@ -64,7 +64,10 @@ def digest(layout: RunLayout, ref: Ref, before: Digest | None = None) -> Digest 
     if ref.name.startswith(path_folder("")) and leavings.leads_out(layout.root, ref.name):
         # What is there is none of the run's.
         return Digest(text_sha256(f"a link to {os.path.realpath(path)}"))
-    return _digest_file(path, ref, before) if path.is_file() else None
+    try:
+        return _digest_file(path, ref, before) if path.is_file() else None
+    except KeyError:  # the plan has no such path any more
+        return None
 
 
 def canonical_digest(value: Any) -> Digest:

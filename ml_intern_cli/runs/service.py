@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.documents.budget import ModelUse
     from ml_intern_cli.executors.sandbox import SandboxSettings
     from ml_intern_cli.notify import NotifySettings
+    from ml_intern_cli.runs.crew import Foreground
     from ml_intern_cli.runs.pipeline import End, Pipeline
     from ml_intern_cli.stages.base import Caps
 
@@ -200,7 +201,7 @@ class RunService:
     def _apply(self, layout: RunLayout, options: RunOptions) -> None:
         """Write options into the documents of an existing run, as the user would by hand."""
         from ml_intern_cli.data.sources import pinned
-        from ml_intern_cli.runs.crew import remember_most
+        from ml_intern_cli.runs.seats import remember_most
 
         if options.parallel is not None:
             remember_most(layout, options.parallel)
@@ -235,12 +236,13 @@ class RunService:
         from ml_intern_cli.runs.brains import brain_of
         from ml_intern_cli.runs.compute import BudgetedCompute
         from ml_intern_cli.runs.consent import Consent
-        from ml_intern_cli.runs.crew import Halt, most_at_once, seats_for
+        from ml_intern_cli.runs.crew import Foreground
         from ml_intern_cli.runs.pipeline import Pipeline
+        from ml_intern_cli.runs.seats import devices, free_bytes, most_at_once, seats_for
         from ml_intern_cli.stages.base import StageContext
 
-        halt = Halt()
-        reporter = SharedReporter(self._reporter, check=halt.check)
+        foreground = Foreground()
+        reporter = SharedReporter(self._reporter, check=foreground.check)
         notifier = Notifier(self._settings.notify)
         overrides = Overrides(
             dataset=options.dataset,
@@ -252,12 +254,12 @@ class RunService:
             publish=None if options.publish is None else PublishTarget(options.publish),
             mode=RunMode.HEADLESS if options.headless else RunMode.INTERACTIVE,
         )
-        ask = self._asker(options, reporter)
+        ask = self._asker(options, reporter, foreground)
         sandbox = self._settings.sandbox.with_choice(wall=options.wall, docker_image=options.docker_image)
         consent = Consent(
             layout, ask=ask, given=options.allow_unsandboxed, standing=sandbox.allow_unsandboxed
         )
-        compute = BudgetedCompute(layout, make_executor(sandbox), consent=consent, interrupt=halt.check)
+        compute = BudgetedCompute(layout, make_executor(sandbox), consent=consent, interrupt=foreground.check)
         with ExitStack() as stack:
             caps = _caps(layout, options)
             brain = brain_of(
@@ -266,7 +268,7 @@ class RunService:
                 options,
                 self._settings,
                 reporter=reporter,
-                sleep=halt.sleep,
+                sleep=foreground.sleep,
                 caps=caps,
                 ask=ask,
                 until_the_end=stack,
@@ -291,24 +293,26 @@ class RunService:
             yield Pipeline(
                 context=context,
                 compute=compute,
-                halt=halt,
-                seats=lambda params: seats_for(params, most=most_at_once(layout)),
+                foreground=foreground,
+                seats=lambda params: seats_for(
+                    params, most=most_at_once(layout), devices=devices(), free_bytes=free_bytes()
+                ),
                 reporter=reporter,
                 notify=notifier.send,
             )
 
     def _asker(
-        self, options: RunOptions, reporter: SharedReporter
+        self, options: RunOptions, reporter: SharedReporter, foreground: Foreground
     ) -> Callable[[tuple[Question, ...]], dict[str, str]] | None:
         ask = self._ask
         if ask is None or options.headless or options.yes:
             return None
 
-        def one_at_a_time(questions: tuple[Question, ...]) -> dict[str, str]:
+        def in_silence(questions: tuple[Question, ...]) -> dict[str, str]:
             with reporter.silent():
                 return ask(questions)
 
-        return one_at_a_time
+        return lambda questions: foreground.do(lambda: in_silence(questions))
 
     def _outcome(self, layout: RunLayout, end: End, *, seconds: float) -> RunOutcome:
         from ml_intern_cli.documents.published import Published

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ml_intern_cli.brains import blueprints
 from ml_intern_cli.documents.budget import Budget
+from ml_intern_cli.documents.canonical import merge
 from ml_intern_cli.documents.layout import (
     BUDGET,
     CODE,
@@ -76,7 +77,7 @@ def run(context: StageContext) -> StageResult:
         summary=f"{path.approach} · {made.code.author} · {speed} tokens/s",
         files=files | {f"{folder}/{TRAIN_CONFIG}": numbers},
         documents=code,
-        revisions={PLAN: lambda now: _with(now, fitted)},
+        revisions={PLAN: lambda now: _with(now, _as_edited(now, path, fitted))},
         details=left_open,
     )
 
@@ -96,6 +97,13 @@ def _fit_to(context: StageContext, plan: Plan, path: PathPlan, files: Mapping[st
         slice_s=min(path.slice_s, unpromised_s(context, plan)),
         slug=context.layout.slug,
     )
+
+
+def _as_edited(now: Plan, before: PathPlan, fitted: PathPlan) -> PathPlan:
+    """The fitted path with what the user changed in it while its code was written."""
+    edited = next((one for one in now.paths if one.id == before.id), before)
+    base, theirs, ours = (one.model_dump(mode="json") for one in (before, edited, fitted))
+    return PathPlan.model_validate(merge(base, theirs, ours))
 
 
 def _with(plan: Plan, fitted: PathPlan) -> Plan:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def _compute(root: Path, *, cap_s: float, used_min: float = 0.0) -> BudgetedComp
 
 def _sleep(compute: BudgetedCompute, root: Path, seconds: float, *, limit_s: float = 60.0) -> float:
     argv = (sys.executable, "-c", f"import time; time.sleep({seconds})")
-    return compute.on("a", device=None).run(argv, what="a test", cwd=root, limit_s=limit_s).seconds
+    return compute.run(argv, what="a test", cwd=root, limit_s=limit_s).seconds
 
 
 def test_a_spent_budget_blocks_before_anything_starts(tmp_path: Path) -> None:
@@ -65,11 +67,58 @@ def test_a_judge_that_takes_longer_than_its_own_limit_is_answered_for(tmp_path: 
 
 
 def test_what_was_spent_stands_in_the_log_and_in_the_budget(tmp_path: Path) -> None:
-    seconds = _sleep(_compute(tmp_path, cap_s=60), tmp_path, 1.0)
+    seconds = _sleep(_compute(tmp_path, cap_s=60).on("a"), tmp_path, 1.0)
     assert spent_s(RunLayout(tmp_path)) == {"a": pytest.approx(seconds, abs=0.01)}
     budget = load(tmp_path / "BUDGET.md")
     assert isinstance(budget, Budget)
     assert budget.gpu_min_used == pytest.approx(seconds / 60, abs=0.001)
+
+
+def test_programs_side_by_side_share_a_cap_also_after_one_of_them_has_ended(tmp_path: Path) -> None:
+    compute = _compute(tmp_path, cap_s=6.0)
+    with ThreadPoolExecutor(2) as threads:
+        brief = threads.submit(_sleep, compute.on("a", at_once=2), tmp_path, 2.0)
+        endless = threads.submit(_sleep, compute.on("b", at_once=2), tmp_path, 60.0)
+        seconds = {"a": brief.result(), "b": endless.result()}
+    assert seconds["a"] < 4.0  # it was not stopped
+    assert 6.0 <= sum(seconds.values()) < 6.0 + 2.0  # each looks at the cap twice a second
+    assert spent_s(RunLayout(tmp_path)) == {
+        name: pytest.approx(one, abs=0.01) for name, one in seconds.items()
+    }
+    budget = load(tmp_path / "BUDGET.md")
+    assert isinstance(budget, Budget)
+    assert budget.gpu_min_used == pytest.approx(sum(seconds.values()) / 60, abs=0.002)
+
+
+def test_what_it_took_to_stop_an_interrupted_program_is_counted(tmp_path: Path) -> None:
+    stubborn = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+open("up", "w")
+began = time.monotonic()
+while time.monotonic() < began + 3:
+    time.sleep(0.1)
+"""
+
+    def interrupt() -> None:
+        if (tmp_path / "up").exists():
+            raise KeyboardInterrupt
+
+    compute = replace(_compute(tmp_path, cap_s=60), interrupt=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        compute.run(
+            (sys.executable, "-c", stubborn), what="a test", cwd=tmp_path, limit_s=60, writable=(tmp_path,)
+        )
+    assert spent_s(RunLayout(tmp_path))[None] >= 3.0
+
+
+def test_a_program_of_a_path_sees_the_one_gpu_that_it_was_given(tmp_path: Path) -> None:
+    argv = (sys.executable, "-c", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))")
+    compute = _compute(tmp_path, cap_s=60)
+    for device in ("GPU-1", "3", None):
+        seen = tmp_path / f"seen-{device}"
+        compute.on("a", device=device).run(argv, what="a test", cwd=tmp_path, limit_s=60, stdout=seen)
+        assert seen.read_text() == f"{device}\n"
 
 
 @pytest.mark.parametrize("forgotten", ["BUDGET.md", "events.jsonl"])
