@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ASKED, _ANSWERED = "model_call", "model_reply"  # events
 _LEAST_REPLY = 1_024  # tokens; with fewer no useful reply can end
 _PER = 1e6  # prices are per million tokens
+_UNDER_WAY: dict[Path, set[str]] = {}
+"""By run, the calls of this process that are not answered yet: what they set aside is no spend so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class RunPurse:
         self._approve = approve
         self._approved = False
         self._one_at_a_time = threading.RLock()  # what one loop sets aside, another must see
+        self._under_way = _UNDER_WAY[layout.root] = set()  # those of an earlier purse were broken off
 
     def allow(
         self, stage: str, model: LanguageModel, *, tokens_in: int, max_tokens: int, calls: int
@@ -107,6 +110,7 @@ class RunPurse:
             if usd > 0:
                 self._ask(model, budget.max_usd)
             allowance = Allowance(id=uuid4().hex, max_tokens=max_tokens)
+            self._under_way.add(allowance.id)
             record(
                 self._layout,
                 _ASKED,
@@ -135,6 +139,7 @@ class RunPurse:
                 output_tokens=usage.output_tokens,
                 usd=round(cost(self._price(model), usage), 9),
             )
+            self._under_way.discard(allowance_id)
             sync(self._layout)
 
     def _price(self, model: LanguageModel) -> Price:
@@ -186,8 +191,13 @@ class RunPurse:
         )
 
 
-def model_use(layout: RunLayout) -> tuple[ModelUse, ...]:
-    """What language models did so far, by stage, in the order of their first call."""
+def model_use(layout: RunLayout, *, without: Collection[str] = ()) -> tuple[ModelUse, ...]:
+    """What language models did so far, by stage, in the order of their first call.
+
+    Args:
+        layout: The run.
+        without: Calls that are left out.
+    """
     calls: dict[str, dict[str, Any]] = {}
     for row in read_rows(layout.events):
         kind, data = row.get("event_type"), row.get("data")
@@ -203,7 +213,7 @@ def model_use(layout: RunLayout) -> tuple[ModelUse, ...]:
         if kind == _ASKED or data["id"] in calls:
             calls[data["id"]] = calls.get(data["id"], {}) | data
     by_stage: dict[str, list[dict[str, Any]]] = {}
-    for call in calls.values():
+    for call in (call for key, call in calls.items() if key not in without):
         by_stage.setdefault(str(call.get("stage")), []).append(call)
     return tuple(_use(stage, made) for stage, made in by_stage.items())
 
@@ -214,7 +224,7 @@ def sync(layout: RunLayout) -> None:
         return  # clarify is due, which writes it
 
     def count(budget: Budget) -> Budget:
-        uses = model_use(layout)
+        uses = model_use(layout, without=frozenset(_UNDER_WAY.get(layout.root, ())))
         usd = max(budget.usd_used, round(sum(one.usd for one in uses), 6))
         return budget.model_copy(update={"usd_used": usd, "model_use": uses or budget.model_use})
 

@@ -23,7 +23,7 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_run(shared_dir: Path) -> Path:
     """A run of 12 steps: trained, honestly found wanting by verification, diagnosed, reported."""
     runs_dir = shared_dir / "short"
-    with _once(runs_dir) as is_new:
+    with once(runs_dir) as is_new:
         if is_new:
             answer = ml_intern("run", f"{SENTENCE} for 12 steps", *QUICK, "--slug", SLUG, runs_dir=runs_dir)
             assert answer.code == 4, answer.err
@@ -35,7 +35,7 @@ def good_run(shared_dir: Path) -> Path:
     """The main job at its smallest: trained long enough to pass, published to a folder."""
     runs_dir = shared_dir / "good"
     arguments = ("--max-paths", "1", "--publish", "folder", "--time-budget", "10m", "--slug", SLUG)
-    with _once(runs_dir) as is_new:
+    with once(runs_dir) as is_new:
         if is_new:
             answer = ml_intern("run", GOOD_SENTENCE, *arguments, runs_dir=runs_dir)
             assert answer.code == 0, answer.err
@@ -56,7 +56,7 @@ def untrained(short_run: Path, runs_dir: Path) -> Path:
     return run
 
 
-class _once:  # noqa: N801, reads as a phrase
+class once:  # noqa: N801, reads as a phrase
     """Whether this process is the first to get here; the others wait for it."""
 
     def __init__(self, folder: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -19,9 +22,9 @@ from ml_intern_cli.documents.results import Results
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Task
 from ml_intern_cli.runs.files import read_rows
-from tests.loopback_models import LoopbackModels, Status
+from tests.loopback_models import Act, Call, Incoming, LoopbackModels, Status
 from tests.scripted_brain import SENTENCE, SLUG, Author, Careless
-from tests.small_runs import Answer, ml_intern
+from tests.small_runs import Answer, ml_intern, states
 
 ARGUMENTS = (
     "--max-paths",
@@ -203,6 +206,48 @@ def test_a_recorded_session_plays_the_run_again_without_a_key(
     for name in ("path-a/model.py", "path-a/config.json", "path-a/CODE.md"):
         assert (other_dir / SLUG / name).read_bytes() == (runs_dir / SLUG / name).read_bytes()
     assert _budget(other_dir).usd_used == 0
+
+
+@dataclass
+class TwoPaths(Author):
+    """Names two paths, and writes the code of either only once it is asked for both."""
+
+    both_are_asked_for: Barrier = field(default_factory=lambda: Barrier(2, timeout=120))
+
+    def hand_in_paths(self, incoming: Incoming) -> Act:
+        path = super().hand_in_paths(incoming).arguments["paths"][0]
+        slow = path | {"variant": "slow-averages", "approach": "averages that forget slowly"}
+        return Call("hand_in_paths", {"paths": [path, slow]})
+
+    def hand_in_code(self, incoming: Incoming) -> Act:
+        if incoming.turns == 0:
+            self.both_are_asked_for.wait()
+        return super().hand_in_code(incoming)
+
+
+def test_the_code_of_two_paths_is_written_at_the_same_time_under_one_budget(
+    config: Path, runs_dir: Path
+) -> None:
+    two = ("--max-paths", "2", "--parallel", "2", "--until", "implement")
+    with LoopbackModels(TwoPaths()) as service:
+        answer = run("anthropic", service, config, runs_dir, *two, tokens="20k")
+    assert answer.code == 0, answer.err
+    folder = runs_dir / SLUG
+    plan = load(folder / "PLAN.md")
+    assert isinstance(plan, Plan)
+    assert [path.variant for path in plan.paths] == ["dense-averages", "slow-averages"]
+    for path in plan.paths:  # each was timed, and neither's numbers got lost in the other's
+        train_config = json.loads((folder / f"path-{path.id}" / "train_config.json").read_text())
+        assert train_config["steps"] == path.steps
+    budget = _budget(runs_dir)
+    assert {use.stage: use.calls for use in budget.model_use} == {
+        "restate": 1, "plan": 1, "implement a": 4, "implement b": 4,
+    }  # fmt: skip
+    assert sum(use.tokens_out for use in budget.model_use) == sum(
+        one.tokens.output for one in service.requests if one.tokens
+    )
+    states_now = states(ml_intern("status", SLUG, "--json", runs_dir=runs_dir).json)
+    assert {states_now["implement a"], states_now["implement b"]} == {"done"}
 
 
 def test_without_its_service_a_run_stops_resumable_or_falls_back_where_that_is_honest(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from ml_intern_cli.brains.models.prices import Price
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.runs.money import model_use
-from tests.loopback_models import Call
+from tests.loopback_models import Act, Call, Incoming
 from tests.model_work import PRICE, Work, job, recorder
 
 READING = [Call("look", {"word": str(number)}) for number in range(50)]
@@ -28,6 +31,48 @@ def test_a_call_that_could_cost_more_than_is_left_is_not_made(begin: Any) -> Non
     # Whatever the reply had come to, it would have been within the cap.
     last = work.server.requests[-1]
     assert last.body.get("max_tokens", last.body.get("max_completion_tokens")) < 2000
+
+
+@pytest.mark.parametrize("cap_usd", [0.03, 5.0])
+def test_conversations_side_by_side_share_the_money(begin: Any, cap_usd: float) -> None:
+    both_talk = Barrier(2, timeout=60)
+
+    def script(incoming: Incoming) -> Act:
+        if incoming.turns == 0:
+            with suppress(BrokenBarrierError):
+                both_talk.wait()
+        if incoming.turns < 15:
+            return Call("look", {"word": f"{incoming.first_text} {incoming.turns}"})
+        return Call("hand_in", {"value": 42})
+
+    work: Work = begin(script, max_usd=cap_usd)
+    agent = work.agent()
+
+    def talk(stage: str) -> int | None:
+        try:
+            return agent.work(job(recorder("look", []), stage=stage, task=f"Find it for {stage}."))
+        except Blocked:
+            both_talk.abort()
+            return None
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(talk, ("implement a", "implement b")))
+    budget = work.budget
+    assert work.served_usd() <= budget.usd_used + 1e-9 <= cap_usd
+    if cap_usd < 1.0:  # what one call sets aside, the other cannot have
+        assert None in answers
+        return
+    assert answers == [42, 42]
+    assert {use.stage: use.calls for use in budget.model_use} == {"implement a": 16, "implement b": 16}
+    assert len(work.server.requests) == 32
+    assert budget.usd_used == pytest.approx(work.served_usd(), abs=1e-6)
+    assert budget.usd_used == pytest.approx(sum(use.usd for use in budget.model_use), abs=1e-6)
+    # Each goes on from its own rows, however they are mixed in the file.
+    talks = {row["agentId"] for row in work.rows()}
+    assert len(talks) == 2
+    for one in talks:
+        rows = [row for row in work.rows() if row["agentId"] == one]
+        assert [row["parentUuid"] for row in rows] == [None, *(row["uuid"] for row in rows[:-1])]
 
 
 def test_with_more_money_it_goes_on_from_there(begin: Any) -> None:
