@@ -319,7 +319,7 @@ ParallelOption = Annotated[
         metavar="N",
         min=1,
         max=64,
-        help="Paths side by side, as far as memory carries them. [default: one per GPU, else 1]",
+        help="Paths side by side, if memory carries them; kept with the run. [default: one per GPU, else 1]",
         rich_help_panel=_COURSE,
     ),
 ]
