@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ml_intern_cli.cli.reporter import (
     progress_text,
 )
 from ml_intern_cli.cli.terminal import ASCII, UNICODE, Terminal
+from ml_intern_cli.runs.reporter import SharedReporter
 from ml_intern_cli.stages.base import Progress
 
 
@@ -163,3 +165,46 @@ def test_quiet_says_nothing_but_knows_the_run():
     reporter.note("x")
     assert reporter.slug == "my-run"
     assert stream.getvalue() == ""
+
+
+def test_the_live_view_has_a_line_for_each_path_that_is_worked_on(make_screen):
+    screen = make_screen()
+    reporter = LiveReporter(Terminal(screen, {}), clock=Clock())
+    for path_id, loss in (("a", 3.0), ("b", 4.0)):
+        reporter.stage_started("train", path_id)
+        reporter.progress(Progress(stage="train", what="train", path_id=path_id, done=1, total=2, loss=loss))
+    lines = reporter._draw().plain.splitlines()
+    assert ["train a" in lines[0], "loss 3.00" in lines[0]] == [True, True]
+    assert ["train b" in lines[1], "loss 4.00" in lines[1]] == [True, True]
+    reporter.stage_finished("train", "a", "done", "2 steps", 0.5, ())
+    assert [line.split()[1:3] for line in reporter._draw().plain.splitlines()] == [["train", "b"]]
+    reporter.close()
+
+
+def test_lines_of_paths_side_by_side_keep_their_own_pace():
+    stream, clock = io.StringIO(), Clock()
+    reporter = LineReporter(Terminal(stream, {}), clock=clock)
+    for path_id in "ab":
+        reporter.stage_started("train", path_id)
+    for second in range(1, 31):  # b is twice as fast
+        clock.now_s += 1
+        for path_id, done in (("a", second), ("b", 2 * second)):
+            reporter.progress(Progress(stage="train", what="train", path_id=path_id, done=done, total=60))
+    told = [line.split(maxsplit=1)[1] for line in _lines(stream)[2:]]
+    assert told[-2:] == ["train a      30/60  0:30 left", "train b      60/60  0:00 left"]
+
+
+def test_nothing_is_told_while_somebody_is_asked_and_nobody_who_watches_a_program_waits():
+    stream = io.StringIO()
+    reporter = SharedReporter(LineReporter(Terminal(stream, {}), clock=Clock()), check=lambda: None)
+    teller = threading.Thread(target=reporter.note, args=("a note",))
+    with reporter.silent():
+        teller.start()
+        watcher = threading.Thread(target=reporter.progress, args=(Progress(stage="train", what="x"),))
+        watcher.start()
+        watcher.join(timeout=10)
+        assert not watcher.is_alive()
+        assert teller.is_alive()
+        assert stream.getvalue() == ""
+    teller.join(timeout=10)
+    assert _lines(stream) == ["   a note"]
