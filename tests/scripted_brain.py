@@ -123,10 +123,17 @@ BUGS = (
 """What a careless author gets wrong, one thing at a time; the last mixes the rows of a batch."""
 
 
+def with_bug(bug: tuple[str, str]) -> str:
+    """The code with that bug alone."""
+    right, wrong = bug
+    return MODEL if right == LEAK else MODEL.replace(LEAK, FIX).replace(right, wrong)
+
+
 @dataclass
 class Careless(Author):
-    """Mends each bug that it is told of, and makes the next one; after the fifth it gets it right."""
+    """Mends each bug that it is told of, and makes the next one; after the last it gets it right."""
 
+    bugs: tuple[tuple[str, str], ...] = BUGS
     made: int = 0
 
     def hand_in_code(self, incoming: Incoming) -> Act:
@@ -150,8 +157,6 @@ class Careless(Author):
         return Call("hand_in_diagnosis", found)
 
     def _version(self, number: int) -> str:
-        mended = self.model.replace(*self.fix)
-        if number >= len(BUGS):
-            return mended
-        right, wrong = BUGS[number]
-        return self.model if right == LEAK else mended.replace(right, wrong)
+        if number >= len(self.bugs):
+            return self.model.replace(*self.fix)
+        return with_bug(self.bugs[number])

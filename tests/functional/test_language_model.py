@@ -21,9 +21,12 @@ from ml_intern_cli.documents.research import Research
 from ml_intern_cli.documents.results import Results
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.documents.task import Task
+from ml_intern_cli.documents.verify import Verify
+from ml_intern_cli.judge.smoke import smoke
 from ml_intern_cli.runs.files import read_rows
+from tests import judged_path
 from tests.loopback_models import Act, Call, Incoming, LoopbackModels, Status
-from tests.scripted_brain import SENTENCE, SLUG, Author, Careless
+from tests.scripted_brain import BUGS, CONFIG, FIX, LEAK, SENTENCE, SLUG, Author, Careless, with_bug
 from tests.small_runs import Answer, ml_intern, states
 
 ARGUMENTS = (
@@ -130,28 +133,62 @@ def test_a_planted_leak_is_caught_mended_and_the_run_ends_verified(
     assert f"${budget.usd_used:.2f} of $5" in status.out
 
 
-def test_each_of_five_bugs_is_caught_before_training_and_named_until_the_code_is_right(
-    config: Path, runs_dir: Path
+FAILS = ("causality", "gradients", "param-count", "forward-shape", "batch-independence")  # of each bug
+
+
+def _written(folder: Path, model: str, *, vocab_size: int) -> Path:
+    """A path whose model is small enough to be smoked in a second or two."""
+    folder.mkdir(parents=True)
+    small = CONFIG | {"vocab_size": vocab_size, "width": 32, "layers": 2, "hidden": 64}
+    (folder / "config.json").write_text(json.dumps(small))
+    (folder / "model.py").write_text(model)
+    return folder
+
+
+def test_smoke_names_each_of_five_bugs(tmp_path: Path) -> None:
+    data = judged_path.write_corpus(tmp_path / "data", vocab_size=512)
+    vocab_size = json.loads((data / "manifest.json").read_text())["tokenizer"]["vocab_size"]
+    sound = _written(tmp_path / "path-s", with_bug((LEAK, FIX)), vocab_size=vocab_size)
+    params = smoke(sound, data_dir=data, target_params=1, progress=str).params
+    assert params is not None
+    found = []
+    for path_id, bug in zip("abcde", BUGS, strict=True):
+        path = _written(tmp_path / f"path-{path_id}", with_bug(bug), vocab_size=vocab_size)
+        judged = smoke(path, data_dir=data, target_params=params, progress=str)
+        found.append(next((one.name for one in judged.probes if one.verdict == "fail"), None))
+    assert tuple(found) == FAILS
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_each_bug_is_caught_before_training_and_named_until_the_code_is_right(
+    count: int, config: Path, runs_dir: Path
 ) -> None:
-    with LoopbackModels(Careless()) as server:
+    made = (*BUGS[: count - 1], BUGS[-1])
+    with LoopbackModels(Careless(bugs=made)) as server:
         answer = run("anthropic", server, config, runs_dir, "--max-retries", "5", tokens="20k")
     assert answer.code == 4, answer.err  # so few tokens teach too little for any verification
     folder = runs_dir / SLUG
     caught = []
-    for name in ("path-a", "path-a2", "path-a3", "path-a4", "path-a5"):
+    for name in ("path-a", *(f"path-a{number}" for number in range(2, count + 1))):
         smoke = load(folder / name / "SMOKE.md")
         assert isinstance(smoke, Smoke)
         caught.append(next((one.name for one in smoke.probes if one.verdict == "fail"), None))
         assert not (folder / name / "ckpts").exists()
-    assert caught == ["causality", "gradients", "param-count", "forward-shape", "batch-independence"]
-    assert (folder / "path-a6" / "ckpts" / "best.json").exists()
+    assert caught == [FAILS[BUGS.index(bug)] for bug in made]
+    assert (folder / f"path-a{count + 1}" / "ckpts" / "best.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "code"), [("20k", 4), pytest.param("600k", 0, marks=pytest.mark.slow)]
+)  # 20k teach too little for any verification
 def test_the_same_author_behind_chat_completions_gets_there_too(
-    service: LoopbackModels, config: Path, runs_dir: Path
+    tokens: str, code: int, service: LoopbackModels, config: Path, runs_dir: Path
 ) -> None:
-    answer = run("openai", service, config, runs_dir, tokens="600k")
-    assert answer.code == 0, answer.err
+    answer = run("openai", service, config, runs_dir, "--max-retries", "1", tokens=tokens)
+    assert answer.code == code, answer.err
+    verify = load(runs_dir / SLUG / "path-a2" / "VERIFY.md")
+    assert isinstance(verify, Verify)
+    assert verify.passed == (code == 0)
     research = load(runs_dir / SLUG / "RESEARCH.md")
     assert isinstance(research, Research)
     assert "arxiv.org: no network" in research.not_reached
@@ -163,7 +200,7 @@ def test_killed_again_and_again_it_asks_nothing_twice_that_was_answered(
     service: LoopbackModels, config: Path, runs_dir: Path
 ) -> None:
     command = [
-        *(sys.executable, "-m", "ml_intern_cli", "run", f"{SENTENCE}, tokens 600k", *ARGUMENTS),
+        *(sys.executable, "-m", "ml_intern_cli", "run", f"{SENTENCE}, tokens 20k", *ARGUMENTS),
         *("--brain", "anthropic", "--until", "implement", "--runs-dir", str(runs_dir)),
     ]
     surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", **environment("anthropic", service, config)}
@@ -196,12 +233,12 @@ def test_a_recorded_session_plays_the_run_again_without_a_key(
     service: LoopbackModels, config: Path, runs_dir: Path
 ) -> None:
     until = ("--until", "implement")
-    first = run("anthropic", service, config, runs_dir, *until, tokens="600k")
+    first = run("anthropic", service, config, runs_dir, *until, tokens="20k")
     assert first.code == 0, first.err
     arguments = [one for one in ARGUMENTS if one not in {"--model", "scripted"}]
     brain = ("--brain", f"replay:{runs_dir / SLUG / 'session.jsonl'}")
     other_dir = runs_dir.with_name("again")
-    again = ml_intern("run", f"{SENTENCE}, tokens 600k", *arguments, *until, *brain, runs_dir=other_dir)
+    again = ml_intern("run", f"{SENTENCE}, tokens 20k", *arguments, *until, *brain, runs_dir=other_dir)
     assert again.code == 0, again.err
     for name in ("path-a/model.py", "path-a/config.json", "path-a/CODE.md"):
         assert (other_dir / SLUG / name).read_bytes() == (runs_dir / SLUG / name).read_bytes()
