@@ -178,7 +178,7 @@ def _first_positive(rates: dict[str, float]) -> str:
 
 
 TRAIN_MODE = Probe(
-    name="train-mode",
+    name="dropout-mode",
     category=Category.MODEL,
     meaning="in train mode the same seed gives the same logits, and dropout is active as config.json says",
     threshold="identical logits twice; other ones than in eval mode if, and only if, a dropout rate is set",

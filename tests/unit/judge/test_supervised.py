@@ -49,7 +49,7 @@ def test_sound_training_passes_verify_and_its_document_reads_back(trained: Path)
 
     assert result.passed, result.failures
     assert assessment.parse(assessment.render(result), source="VERIFY.md") == result
-    assert list(result.judgements)[0] == "Held-out predictions"
+    assert next(iter(result.judgements)) == "Held-out predictions"
     assert (trained / "path-a" / "residuals.svg").exists() == (result.task == "regression")
 
 
