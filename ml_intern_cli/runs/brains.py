@@ -124,6 +124,7 @@ def brain_of(
                 prices=read_own_prices(settings.config.prices),
                 config_file=settings.config.path,
                 approve=approve,
+                wait=sleep,
             ),
             lookups=lambda: _lookups(settings),
             further=lambda: _mcp_tools(settings, reporter, ask, until_the_end),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _ASKED, _ANSWERED = "model_call", "model_reply"  # events
 _LEAST_REPLY = 1_024  # tokens; with fewer no useful reply can end
+_LOOK_AGAIN_S = 0.2
 _PER = 1e6  # prices are per million tokens
 _UNDER_WAY: dict[Path, set[str]] = {}
 """By run, the calls of this process that are not answered yet: what they set aside is no spend so far."""
@@ -53,6 +55,7 @@ class RunPurse:
         prices: The user's own prices, by model.
         config_file: Where those stand, for messages.
         approve: Asks the user before the first paid call of this process; headless runs keep to the cap.
+        wait: Waits that many seconds, or raises where the run is stopped.
     """
 
     def __init__(
@@ -63,12 +66,14 @@ class RunPurse:
         prices: Mapping[str, Price],
         config_file: Path,
         approve: Callable[[str], bool],
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._layout = layout
         self._before = before
         self._prices = prices
         self._config_file = config_file
         self._approve = approve
+        self._wait = wait
         self._approved = False
         self._one_at_a_time = threading.RLock()  # what one loop sets aside, another must see
         self._under_way = _UNDER_WAY[layout.root] = set()  # those of an earlier purse were broken off
@@ -76,52 +81,68 @@ class RunPurse:
     def allow(
         self, stage: str, model: LanguageModel, *, tokens_in: int, max_tokens: int, calls: int
     ) -> Allowance:
-        """Set aside what a call can cost at most. See Purse.allow."""
+        """Set aside what a call can cost at most. See Purse.allow.
+
+        What others have set aside may come back, so nobody is refused while a call of theirs is under way.
+        """
+        while True:
+            with self._one_at_a_time:
+                try:
+                    return self._set_aside(
+                        stage, model, tokens_in=tokens_in, max_tokens=max_tokens, calls=calls
+                    )
+                except Blocked:
+                    if not self._under_way:
+                        raise
+            self._wait(_LOOK_AGAIN_S)
+
+    def _set_aside(
+        self, stage: str, model: LanguageModel, *, tokens_in: int, max_tokens: int, calls: int
+    ) -> Allowance:
         from ml_intern_cli.brains.protocol import Allowance
 
-        with self._one_at_a_time:
-            price = self._price(model)
-            budget = self._budget()
-            uses = model_use(self._layout)
-            if calls >= budget.max_model_calls:
-                raise _capped(
-                    f"{stage} has called the language model {calls:,} times",
-                    cap="max_model_calls",
-                    value=budget.max_model_calls,
-                )
-            tokens_left = budget.max_model_tokens - sum(one.tokens_in + one.tokens_out for one in uses)
-            max_tokens = min(max_tokens, tokens_left - tokens_in)
-            if max_tokens < _LEAST_REPLY:
-                raise _capped(
-                    f"the next call of {stage} would take some {tokens_in + _LEAST_REPLY:,} tokens, "
-                    f"{max(0, tokens_left):,} are left",
-                    cap="max_model_tokens",
-                    value=budget.max_model_tokens,
-                )
-            if price.long is not None and tokens_in > (price.long_above or 0):
-                price = price.long
-            usd_in = tokens_in * max(price.input, price.cache_write) / _PER
-            usd_left = budget.max_usd - max(budget.usd_used, sum(one.usd for one in uses))
-            if price.output > 0:
-                max_tokens = min(max_tokens, math.floor((usd_left - usd_in) / price.output * _PER))
-            if max_tokens < _LEAST_REPLY or (usd_in > usd_left and usd_in > 0):
-                raise self._exhausted(stage, usd_in + _LEAST_REPLY * price.output / _PER, usd_left, budget)
-            usd = usd_in + max_tokens * price.output / _PER
-            if usd > 0:
-                self._ask(model, budget.max_usd)
-            allowance = Allowance(id=uuid4().hex, max_tokens=max_tokens)
-            self._under_way.add(allowance.id)
-            record(
-                self._layout,
-                _ASKED,
-                id=allowance.id,
-                stage=stage,
-                service=model.service,
-                model=model.name,
-                input_tokens=tokens_in,
-                output_tokens=max_tokens,
-                usd=round(usd, 9),
+        price = self._price(model)
+        budget = self._budget()
+        uses = model_use(self._layout)
+        if calls >= budget.max_model_calls:
+            raise _capped(
+                f"{stage} has called the language model {calls:,} times",
+                cap="max_model_calls",
+                value=budget.max_model_calls,
             )
+        tokens_left = budget.max_model_tokens - sum(one.tokens_in + one.tokens_out for one in uses)
+        max_tokens = min(max_tokens, tokens_left - tokens_in)
+        if max_tokens < _LEAST_REPLY:
+            raise _capped(
+                f"the next call of {stage} would take some {tokens_in + _LEAST_REPLY:,} tokens, "
+                f"{max(0, tokens_left):,} are left",
+                cap="max_model_tokens",
+                value=budget.max_model_tokens,
+            )
+        if price.long is not None and tokens_in > (price.long_above or 0):
+            price = price.long
+        usd_in = tokens_in * max(price.input, price.cache_write) / _PER
+        usd_left = budget.max_usd - max(budget.usd_used, sum(one.usd for one in uses))
+        if price.output > 0:
+            max_tokens = min(max_tokens, math.floor((usd_left - usd_in) / price.output * _PER))
+        if max_tokens < _LEAST_REPLY or (usd_in > usd_left and usd_in > 0):
+            raise self._exhausted(stage, usd_in + _LEAST_REPLY * price.output / _PER, usd_left, budget)
+        usd = usd_in + max_tokens * price.output / _PER
+        if usd > 0:
+            self._ask(model, budget.max_usd)
+        allowance = Allowance(id=uuid4().hex, max_tokens=max_tokens)
+        self._under_way.add(allowance.id)
+        record(
+            self._layout,
+            _ASKED,
+            id=allowance.id,
+            stage=stage,
+            service=model.service,
+            model=model.name,
+            input_tokens=tokens_in,
+            output_tokens=max_tokens,
+            usd=round(usd, 9),
+        )
         return allowance
 
     def settle(self, allowance_id: str, usage: Usage, *, model: LanguageModel) -> None:
