@@ -20,6 +20,7 @@ from ml_intern_cli.frames.lookup import (
 )
 
 _MOST_ELEMENTS_READ = 1_000_000
+_ORDINARY = (int, float, str)  # lists hold millions of them, and looking for torch takes a while
 _MOST_LISTED = 6  # tensors of one list or dictionary
 _LONGEST_SHAPE = 8  # sizes in a tuple
 _MOST_BITS = 64  # of an integer that may be a size
@@ -74,12 +75,16 @@ def size_bytes(value: Any) -> int:
 
 def is_tensor(value: object) -> bool:
     """Whether a value is a tensor; there are none where torch was not imported."""
+    if is_exactly(value, *_ORDINARY):
+        return False
     torch = _torch()
     return torch is not None and is_a(value, torch.Tensor)
 
 
 def is_array(value: object) -> bool:
     """Whether a value is an array of numpy."""
+    if is_exactly(value, *_ORDINARY):
+        return False
     numpy = _numpy()
     return numpy is not None and is_a(value, numpy.ndarray)
 

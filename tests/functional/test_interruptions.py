@@ -79,7 +79,7 @@ def _plan_is_done(run: Path) -> bool:
 def test_a_kill_after_a_write_is_made_good_by_the_next_run(
     snapshots: list[Path], short_run: Path, tmp_path: Path
 ) -> None:
-    for snapshot in random.sample(snapshots, 2):
+    for snapshot in random.sample(snapshots, 1):
         _finish_and_compare(snapshot, short_run, tmp_path / snapshot.name)
 
 
