@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,33 @@ def test_a_path_that_lacks_memory_beside_another_goes_on_alone(
     assert ended < begins_again
     assert json.loads((run / ".receipts" / "parallel.json").read_text()) == {"most": "1"}
     _assert_trained_as(run, in_turn)
+
+
+def test_an_interrupt_at_a_question_of_one_path_ends_the_run_at_once(pair: Path, runs_dir: Path) -> None:
+    run = copy_run(pair, runs_dir)
+    for path_id in PATHS:
+        model = run / f"path-{path_id}" / "model.py"
+        model.write_text(model.read_text() + "\n# by hand\n")
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ml_intern_cli", "run", SLUG, "--until", "smoke", "--parallel", "2"),
+            *("--wall", "none", "--runs-dir", str(runs_dir)),
+        ],
+        stdin=terminal, stdout=terminal, stderr=terminal, close_fds=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )  # fmt: skip
+    os.close(terminal)
+    said = b""
+    with suppress(OSError):  # the terminal is gone with the program
+        while chunk := os.read(master, 4096):
+            said += chunk
+            if said.endswith(b"[no] > "):
+                process.send_signal(signal.SIGINT)
+    os.close(master)
+    assert process.wait(timeout=20) == 130
+    assert b"is not one of the shipped programs" in said
+    assert f"ml-intern run {SLUG}".encode() in said
+    assert children_of(run) == []
+    assert not (run / "BLOCKER.md").exists()
