@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ml_intern_cli.judge.probes.bench import Bench
 
-_LONGEST = 256  # tokens: scores are T x T per head
+_LONGEST = 64  # tokens: scores are T x T per head, and attention in blocks has them whole below this
 _ROWS = 2
 
 

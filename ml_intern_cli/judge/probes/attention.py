@@ -25,6 +25,7 @@ _MIXED = r"no_rope|nope_(layers|interval)|layer_types|hybrid|layers_block_type"
 """Settings by which an architecture says that its layers are of several kinds."""
 
 _BLIND = 1e-8  # share of the largest output
+_ROUNDING = 1e-5  # of scores, where tables of angles are in float32
 _TOEPLITZ = 1e-2  # share of the spread of the scores
 _NEAREST = 64  # distances up to here are all tried, further ones where a period is likely
 
@@ -36,7 +37,7 @@ def _positions(bench: Bench) -> Measurement:
     crooked, ordered = _crooked(bench)
     problem, component = "", ""
     if tried and 0 < len(blind) < tried:
-        last = bench.anatomy.length - 2
+        last = bench.length - 2
         problem = f"swapping tokens {blind[0]} and {last} changes nothing: they have the same position"
         component = _position_holder(bench) or first
     elif tried and len(blind) == tried and _declares_positions(bench):
@@ -80,12 +81,11 @@ def _unseen_swaps(bench: Bench) -> tuple[list[int], int, str]:
     if not anatomy.layers:
         return [], 0, ""
     layer = anatomy.layers[0]
-    length = anatomy.length
-    last = length - 2
+    last = bench.length - 2
     distances = sorted(
         {*range(1, min(_NEAREST, last) + 1), *(d for d in (96, 100, 128, 192, 200) if d <= last)}
     )
-    ids = anatomy.ids[:1].repeat(len(distances) + 2, 1)
+    ids = bench.random_ids(1).repeat(len(distances) + 2, 1)
     ids[:, last] = (ids[:, last] + 1) % bench.vocab_size
     while bool((ids[0, :last] == ids[0, last]).any()):
         ids[:, :last] = torch.where(
@@ -144,7 +144,7 @@ def _crooked(bench: Bench) -> tuple[list[tuple[str, float]], dict[str, bool]]:
             visible = scores.visible.flatten(0, 1).all(0)
             share, wide = _off_diagonal(values[:, start:, start:], visible[start:, start:])
             worst, spread = max(worst, share), max(spread, wide)
-        ordered[name] = spread > 1e-6
+        ordered[name] = spread > _ROUNDING
         if worst > _TOEPLITZ:
             crooked.append((name, worst))
     return crooked, ordered
@@ -164,19 +164,19 @@ def _off_diagonal(values: torch.Tensor, visible: torch.Tensor) -> tuple[float, f
     seen = visible & visible[-1].flip(-1)[distance] & (steps[:, None] >= steps[None, :])
     if not bool(seen.any()):
         return 0.0, 0.0
-    expected = reference[:, distance].masked_fill(~seen, 0.0)
-    actual = values.masked_fill(~seen, 0.0)
-    size = max(float(actual.abs().max()), 1e-30)
-    factor = (actual * expected).sum(-1, keepdim=True) / expected.square().sum(-1, keepdim=True).clamp_min(
-        1e-30
+    expected, actual = reference[:, distance], values
+    size = max(float(actual.masked_fill(~seen, 0.0).abs().max()), 1e-30)
+    count = seen.sum(-1, keepdim=True).clamp_min(1)
+    # A softmax does not see what is added to all scores of a query; some models scale them by its position.
+    actual, expected = (
+        (one - one.masked_fill(~seen, 0.0).sum(-1, keepdim=True) / count).masked_fill(~seen, 0.0)
+        for one in (actual, expected)
     )
-    rest = (actual - factor * expected).abs().amax()
-    count = seen.sum(-1).clamp_min(1)
-    centred = (actual - actual.sum(-1, keepdim=True) / count[:, None]).masked_fill(~seen, 0.0)
-    spread = float(centred.abs().max())
-    if spread <= 1e-6 * size:
-        return 0.0, spread / size
-    return float(rest) / spread, spread / size
+    factor = (actual * expected).sum(-1, keepdim=True)
+    factor = factor / expected.square().sum(-1, keepdim=True).clamp_min(1e-30)
+    rest = float((actual - factor * expected).abs().max())
+    spread = float(actual.abs().max())
+    return (rest / spread if spread > _ROUNDING * size else 0.0), spread / size
 
 
 def _once(attentions: list[tuple[str, Call, Scores]]) -> Iterator[tuple[str, Call, Scores]]:

@@ -206,6 +206,46 @@ class Overfitted:
     steps: int
 
 
+class _Adam:
+    """torch's AdamW without weight decay; its class would import the compiler, which takes seconds."""
+
+    def __init__(self, parameters: list[nn.Parameter], *, rate: float) -> None:
+        import torch
+
+        self.rate = rate
+        self.state = [
+            (one, torch.zeros_like(one), torch.zeros_like(one), torch.zeros((), device=one.device))
+            for one in parameters
+        ]
+
+    def step(self) -> None:
+        """Moves every parameter that has a gradient."""
+        import torch
+        from torch.optim.adamw import adamw
+
+        moved = [one for one in self.state if one[0].grad is not None]
+        if not moved:
+            return
+        parameters, means, squares, steps = (list(column) for column in zip(*moved, strict=True))
+        with torch.no_grad():
+            adamw(
+                parameters,
+                [one.grad for one in parameters],
+                means,
+                squares,
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.95,
+                lr=self.rate,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+
+
 def overfit(bench: Bench) -> Overfitted:
     """Trains a new model on 64 tokens until it knows them, for at most 80 steps. Raises Unusable."""
     import torch
@@ -215,13 +255,7 @@ def overfit(bench: Bench) -> Overfitted:
     inputs, targets = bench.text(_OVERFIT_SHAPE[0], min(_OVERFIT_SHAPE[1], bench.artifact.seq_len))
     # 3e-3 suits AdamW up to 10M parameters; larger models take less, by about the fourth root of their size.
     rate = 3e-3 * min(1.0, (1e7 / count_parameters(model)) ** 0.25)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=rate,
-        betas=(0.9, 0.95),
-        weight_decay=0.0,
-        fused=True,
-    )
+    optimizer = _Adam([parameter for parameter in model.parameters() if parameter.requires_grad], rate=rate)
     goal = _goal(bench)
     torch.manual_seed(bench.seed)
     losses = []
@@ -237,7 +271,7 @@ def overfit(bench: Bench) -> Overfitted:
             bench.objective(model.train(), inputs, targets)[0].backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            optimizer.zero_grad()
+            model.zero_grad(set_to_none=True)
         _after_optimizer_step(bench, model)
     return Overfitted(model=model, flat=flat, losses=tuple(losses), steps=(len(losses) - 1) * _LOOK_EVERY)
 

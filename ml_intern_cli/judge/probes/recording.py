@@ -150,46 +150,59 @@ def _copied(value: Any) -> Any:
 
 def _watch(record: Recording, running: list[str], length: int) -> TorchDispatchMode:
     """A mode that notes attention scores and operations in half precision."""
-    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    half = (torch.float16, torch.bfloat16)
+    watch = _Watch(record, running, length)
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own base class
-        head_dim: int | None = None
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own base class
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # nothing is compiled here, and importing the compiler takes seconds
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             del types
-            kwargs = kwargs or {}
-            output = func(*args, **kwargs)
-            operation = func._schema.name.removeprefix("aten::")  # noqa: SLF001, it has no public name
-            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
-            if operation in ("bmm", "baddbmm") and shape[-2:] == (length, length):
-                self.head_dim = args[0 if operation == "bmm" else 1].shape[-1]
-            elif operation in ("_softmax", "_safe_softmax") and shape[-2:] == (length, length):
-                if args[1] in (-1, len(shape) - 1):
-                    self._note(args[0], self.head_dim)
-                    self.head_dim = None
-            elif operation.startswith("_scaled_dot_product"):
-                given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs  # noqa: SLF001
-                if given["query"].shape[-2] == given["key"].shape[-2] == length:
-                    self._note(_scores(given), given["query"].shape[-1])
-            for one in tensors(output):
-                if one.dtype in half:
-                    record.half_precision.setdefault(
-                        f"{operation} in {str(one.dtype).removeprefix('torch.')}",
-                        running[-1] if running else "",
-                    )
+            output = func(*args, **(kwargs or {}))
+            watch.see(func._schema, args, kwargs or {}, output)  # noqa: SLF001, it has no public name
             return output
 
-        def _note(self, values: torch.Tensor, head_dim: int | None) -> None:
-            lead = values.shape[:-2]
-            values = values.detach().reshape(
-                lead[0] if lead else 1, -1, length, length
-            )  # what stands before (T, T) is rows and heads, in one or two dimensions
-            record.scores.append(Scores(modules=tuple(running), values=values.clone(), head_dim=head_dim))
+    return Mode()  # type: ignore[no-untyped-call]
 
-    return Watch()  # type: ignore[no-untyped-call]
+
+@dataclass(slots=True)
+class _Watch:
+    """Looks at every operation."""
+
+    record: Recording
+    running: list[str]
+    length: int
+    head_dim: int | None = None  # of the latest product that gave scores
+
+    def see(self, schema: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """Notes an operation that matters."""
+        import torch
+
+        operation = schema.name.removeprefix("aten::")
+        square = isinstance(output, torch.Tensor) and output.shape[-2:] == (self.length, self.length)
+        if square and operation in ("bmm", "baddbmm"):
+            self.head_dim = args[0 if operation == "bmm" else 1].shape[-1]
+        elif square and operation in ("_softmax", "_safe_softmax") and args[1] in (-1, output.ndim - 1):
+            self._note(args[0], self.head_dim)
+            self.head_dim = None
+        elif operation.startswith("_scaled_dot_product"):
+            given = dict(zip((one.name for one in schema.arguments), args, strict=False)) | kwargs
+            if given["query"].shape[-2] == given["key"].shape[-2] == self.length:
+                self._note(_scores(given), given["query"].shape[-1])
+        where = self.running[-1] if self.running else ""
+        for one in tensors(output):
+            if one.dtype in (torch.float16, torch.bfloat16):
+                dtype = str(one.dtype).removeprefix("torch.")
+                self.record.half_precision.setdefault(f"{operation} in {dtype}", where)
+
+    def _note(self, values: torch.Tensor, head_dim: int | None) -> None:
+        """Keeps scores; what stands before ``(T, T)`` is rows and heads, in one or two dimensions."""
+        lead = values.shape[:-2]
+        kept = values.detach().reshape(lead[0] if lead else 1, -1, self.length, self.length).clone()
+        self.record.scores.append(Scores(modules=tuple(self.running), values=kept, head_dim=head_dim))
 
 
 def _scores(given: dict[str, Any]) -> torch.Tensor:
