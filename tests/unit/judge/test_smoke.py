@@ -96,6 +96,36 @@ DEFECTS = {
     "syntax-error": ("compile", [("x = block(x)", "x = block(x")]),
 }
 
+COMPONENTS = {
+    "no-mask": "blocks.0.attention",
+    "mean-over-time": "blocks.0",
+    "mean-over-time-in-train-mode": "blocks.0",
+    "looks-one-ahead": "MiniGPT",
+    "depends-on-length": "MiniGPT",
+    "batch-norm": "norm",
+    "batch-mean": "MiniGPT",
+    "no-attention": "blocks.0",
+    "unused-layer": "spare",
+    "frozen": "positions.weight",
+    "detached": "blocks",
+    "dead-expert": "blocks",
+    "dropout-in-eval": "MiniGPT",
+    "labels-not-shifted": "MiniGPT.loss",
+    "auxiliary-loss-in-the-log": "MiniGPT.loss",
+    "transposed": "MiniGPT.forward",
+    "one-position": "MiniGPT.forward",
+    "not-a-number": "MiniGPT",
+    "raises": "model.py:98",
+    "exits": "model.py:98",
+    "layer-in-a-plain-list": "further",
+    "unsaved-tensor": "shift",
+    "import-error": "model.py:8",
+    "exits-at-import": "model.py:8",
+    "no-such-class": "model.py",
+    "syntax-error": "model.py:97",
+}
+"""What is to blame, where that can be told: a size, and a sum of everything, have no place."""
+
 SOUND = {
     "as-it-is": [],
     "no-loss-method": [("def loss(", "def unused(")],
@@ -171,6 +201,8 @@ def test_defect_fails_its_probe(
     assert failed.verdict is Verdict.FAIL
     assert not failed.detail.startswith("not run")
     assert "usual causes" in failed.detail
+    if defect in COMPONENTS:
+        assert failed.component == COMPONENTS[defect]
 
 
 def test_order_blind_model_fails_context_use(tmp_path: Path, data: Path, vocab_size: int) -> None:
