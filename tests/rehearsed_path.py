@@ -46,7 +46,9 @@ def write(directory: Path, *edits: tuple[str, str, str], vocab_size: int, **sett
     return path
 
 
-def rehearse(path: Path, data: Path, scratch: Path, launcher: Launcher) -> dict[str, ProbeResult]:
+def rehearse(
+    path: Path, data: Path, scratch: Path, launcher: Launcher, limit_s: float | None = None
+) -> dict[str, ProbeResult]:
     """Every probe's result, by name."""
     artifact = Artifact(path)
     bench = RehearsalBench(

@@ -1,6 +1,7 @@
 """smoke: the path's programs → SMOKE.md, before a second of training is spent.
 
-Reads model.py and config.json as they are on disk; the judge decides. Spends seconds of compute.
+Reads the path's programs and settings as they are on disk; the judge probes the untrained model and
+rehearses train.py on a copy. Spends seconds of compute.
 """
 
 from __future__ import annotations
@@ -8,7 +9,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ml_intern_cli.documents.layout import CONFIG, MANIFEST, MODEL_PY, PLAN, SMOKE, RunLayout, path_folder
+from ml_intern_cli.documents.layout import (
+    CONFIG,
+    EVAL_PY,
+    MANIFEST,
+    MODEL_PY,
+    PLAN,
+    SMOKE,
+    TRAIN_CONFIG,
+    TRAIN_PY,
+    RunLayout,
+    path_folder,
+)
 from ml_intern_cli.documents.model import Verdict
 from ml_intern_cli.documents.plan import PathPlan, Plan
 from ml_intern_cli.documents.probe import ProbeResult
@@ -17,8 +29,8 @@ from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageRe
 from ml_intern_cli.stages.judging import how_it_ended, judge
 from ml_intern_cli.stages.programs import lacked_memory
 
-_LIMIT_S = 180.0
-_LIMIT_S_PER_PARAM = 6e-7  # a minute more per 100M parameters
+_LIMIT_S = 420.0  # of which a rehearsal that hangs at each of its three starts takes 180
+_LIMIT_S_PER_PARAM = 6e-6  # ten minutes more per 100M parameters: what a rehearsal may take at most
 
 
 def run(context: StageContext) -> StageResult:
@@ -41,7 +53,9 @@ def run(context: StageContext) -> StageResult:
     )
     if not failed:
         return result
-    go_on = f"{folder}/{SMOKE} · fix {folder}/{MODEL_PY} and run: ml-intern run {context.layout.slug}"
+    is_of_training = failed[0].component.startswith((TRAIN_PY, EVAL_PY))
+    program = failed[0].component.partition(":")[0] if is_of_training else MODEL_PY
+    go_on = f"{folder}/{SMOKE} · fix {folder}/{program} and run: ml-intern run {context.layout.slug}"
     return replace(
         result,
         outcome=Outcome.FAILED,
@@ -90,7 +104,15 @@ def _verdict(layout: RunLayout, path_id: str) -> str | None:
 STAGE = Stage(
     name="smoke",
     title="judge the untrained model",
-    reads=(Ref(f"{{path}}/{MODEL_PY}"), Ref(f"{{path}}/{CONFIG}"), Ref(PLAN, "target"), Ref(MANIFEST)),
+    reads=(
+        Ref(f"{{path}}/{MODEL_PY}"),
+        Ref(f"{{path}}/{CONFIG}"),
+        Ref(f"{{path}}/{TRAIN_PY}"),
+        Ref(f"{{path}}/{EVAL_PY}"),
+        Ref(f"{{path}}/{TRAIN_CONFIG}"),
+        Ref(PLAN, "target"),
+        Ref(MANIFEST),
+    ),
     writes=(f"{{path}}/{SMOKE}",),
     run=run,
     per_path=True,

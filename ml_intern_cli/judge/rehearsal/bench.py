@@ -53,6 +53,7 @@ class RehearsalBench:
         num_parameters: int,
         launcher: Launcher,
         progress: Callable[[str], None] = lambda _: None,
+        limit_s: float | None = None,
     ) -> None:
         self.artifact = artifact
         self.corpus = corpus
@@ -60,6 +61,7 @@ class RehearsalBench:
         self._num_parameters = num_parameters
         self._launcher = launcher
         self._progress = progress
+        self._limit_s = limit_s
         self._broken: Unusable | None = None
         self._recomputed: dict[tuple[int, int, int], Recomputed] = {}
 
@@ -87,6 +89,7 @@ class RehearsalBench:
             num_parameters=self._num_parameters,
             launcher=self._launcher,
             progress=self._progress,
+            limit_s=self._limit_s,
         )
 
     @property

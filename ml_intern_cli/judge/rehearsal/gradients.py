@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from ml_intern_cli.judge.rehearsal.bench import Made, RehearsalBench
+    from ml_intern_cli.judge.rehearsal.replay import Recomputed
 
 _STEP_LINE = r"\.step\("
 
@@ -188,13 +189,17 @@ def _gradient(bench: RehearsalBench) -> Measurement:
         difference = _distance(found, reference, scale)
         largest = max(largest, difference)
         if difference > 10 * bench.tolerance(made):
-            name, share = _worst(made, found, reference, scale)
+            shares = _shares(made, found, reference, scale)
+            share, name = max(shares)
+            off = [entry for entry in shares if entry[0] > 10 * bench.tolerance(made)]
+            is_everywhere = len(off) > len(shares) // 2
             return Measurement(
                 passed=False,
                 measured=f"{difference:.2g} of its norm away in {made.where}",
                 allowed=f"≤ {10 * bench.tolerance(made):.2g} from the judge's gradient of the same batch",
-                component=name,
-                detail=f"{name} differs by {share:.2g} of its own norm ({made.step.updates[-1].line})",
+                component=bench.line("clip_grad", r"backward\(") if is_everywhere else name,
+                detail=f"{len(off)} of {len(shares)} parameters; {name} by {share:.2g} of its norm"
+                f"{_only_one(own, found)} (step at {made.step.updates[-1].line})",
             )
     if not compared:
         return Measurement(passed=True, measured="not compared: no state was written down", allowed="-")
@@ -221,22 +226,29 @@ def _distance(found: list[torch.Tensor], reference: list[torch.Tensor], scale: f
     return float((a - b).norm() / a.norm().clamp_min(1e-30))
 
 
-def _worst(
+def _shares(
     made: Made, found: list[torch.Tensor], reference: list[torch.Tensor], scale: float
-) -> tuple[str, float]:
-    """The parameter whose gradient differs most."""
-    shares = [
+) -> list[tuple[float, str]]:
+    """How much each parameter's gradient differs, as a share of its norm."""
+    return [
         (
             float(
-                (a.double() - scale * b.double()).norm() / b.double().norm().mul(abs(scale)).clamp_min(1e-12)
+                (a.double() - scale * b.double()).norm() / max(1e-12, abs(scale) * float(b.double().norm()))
             ),
             name,
         )
         for a, b, name in zip(found, reference, made.process.parameter_names, strict=True)
         if float(a.abs().max()) > 0 or float(b.abs().max()) > 0
     ]
-    share, name = max(shares)
-    return name, share
+
+
+def _only_one(own: Recomputed, found: list[torch.Tensor]) -> str:
+    """Says so when the gradient is that of a single micro-batch."""
+    for number, parts in enumerate(own.gradients, start=1):
+        reference = list(parts)
+        if len(own.gradients) > 1 and _distance(found, reference, _fit(found, reference)) < 1e-3:
+            return f"; it is that of micro-batch {number} alone"
+    return ""
 
 
 GRADIENT = Probe(

@@ -21,7 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_USUAL_LIBRARIES = ("torch", "numpy", "safetensors.torch", "tokenizers", "psutil", "accelerate")
+_USUAL_LIBRARIES = (
+    "torch", "numpy", "safetensors.torch", "tokenizers", "psutil", "accelerate",
+    "torch._dynamo", "torch.distributed.tensor",  # the first optimizer step imports them, for seconds
+)  # fmt: skip
 _SET_CHILD_SUBREAPER, _SET_PDEATHSIG = 36, 1  # prctl(2)
 _LEAST_OPEN_FILES = 3
 
@@ -67,6 +70,8 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     sys.argv[:] = [request["program"]]
     sys.path[0] = request["cwd"]
+    if "multiprocessing.process" in sys.modules:  # it remembers where a program started
+        sys.modules["multiprocessing.process"].ORIGINAL_DIR = request["cwd"]  # type: ignore[attr-defined]
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # forks of one interpreter would draw the same numbers unseeded
     sys.modules["sitecustomize"].attach_recorder()
@@ -99,4 +104,4 @@ def _reply(**values: int) -> None:
 
 if __name__ == "__main__":
     main()
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    runpy.run_path(str(Path.cwd() / sys.argv[0]), run_name="__main__")

@@ -61,6 +61,7 @@ def rehearse(
     num_parameters: int,
     launcher: Launcher,
     progress: Callable[[str], None],
+    limit_s: float | None = None,
 ) -> Record:
     """Rehearse the train.py of ``path_dir`` three times in a folder under ``scratch``.
 
@@ -71,6 +72,7 @@ def rehearse(
         num_parameters: Of the model; decides how small the rehearsal has to be.
         launcher: What forks the starts.
         progress: Gets a line before each start.
+        limit_s: Seconds for each start; None: a minute, and more for large models.
 
     Raises:
         Unusable: train_config.json cannot be read.
@@ -87,7 +89,7 @@ def rehearse(
     view_data(data_dir, data)
     inputs = _fingerprints(folder / "run")
     originals = _stats(path_dir) | _stats(data_dir)
-    limit_s = _LIMIT_S + num_parameters * _LIMIT_S_PER_PARAMETER
+    limit_s = limit_s or _LIMIT_S + num_parameters * _LIMIT_S_PER_PARAMETER
 
     def start(number: int, *, first_step: int, crash_after: int | None, terminate_after: int | None) -> Start:
         progress(f"start {number} of 3")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _KEY_TOKENS = 4
 _CHUNK_TOKENS = 1 << 22
 _SHORTEST_PIECE = 8  # tokens of a packed document that are enough to say where it is from
-_MOST_CANDIDATES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +72,28 @@ def _starts(corpus: Corpus, split: Split, rows: list[Rows]) -> list[int | None]:
     wanted = np.array(sorted(by_key), dtype=np.uint64)
     if not len(wanted):
         return found
-    candidates = 0
+    longest = max(len(row) for row in rows)
     for begin in range(0, max(0, len(stream) - _KEY_TOKENS + 1), _CHUNK_TOKENS):
-        chunk = stream.read(begin, _CHUNK_TOKENS + _KEY_TOKENS - 1)
-        keys = _keys(chunk)
-        for position in np.flatnonzero(np.isin(keys, wanted)).tolist():
-            candidates += 1
-            for index in by_key[int(keys[position])]:
-                row = rows[index]
-                if found[index] is None and np.array_equal(stream.read(begin + position, len(row)), row):
-                    found[index] = begin + position
-            if candidates > _MOST_CANDIDATES:
-                return found
+        chunk = stream.read(begin, _CHUNK_TOKENS + longest - 1)
+        keys = _keys(chunk)[:_CHUNK_TOKENS]
+        candidates = np.flatnonzero(np.isin(keys, wanted))
+        for key, indices in by_key.items():
+            positions = candidates[keys[candidates] == key]
+            for index in indices:
+                if found[index] is None:
+                    place = _matching(chunk, positions, rows[index])
+                    found[index] = None if place is None else begin + place
     return found
+
+
+def _matching(tokens: Rows, positions: Rows, row: Rows) -> int | None:
+    """The first of the positions where the whole row stands."""
+    positions = positions[positions + len(row) <= len(tokens)]
+    for offset, token in enumerate(row):
+        if not len(positions):
+            return None
+        positions = positions[tokens[positions + offset] == token]
+    return int(positions[0]) if len(positions) else None
 
 
 def _keys(tokens: Rows) -> npt.NDArray[np.uint64]:
