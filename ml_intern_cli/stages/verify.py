@@ -5,6 +5,7 @@ Reads the artifact on disk; a log is a claim to be checked. Spends seconds to mi
 
 from __future__ import annotations
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import (
     BEST_CHECKPOINT,
     CONFIG,
@@ -29,12 +30,14 @@ from ml_intern_cli.stages.programs import lacked_memory
 
 _LIMIT_S = 240.0
 _LIMIT_S_PER_PARAM = 6e-6  # ten minutes more per 100M parameters
+_SHARE_OF_CODE = 0.85  # of the limit, for the path's code: the rest is for the judge to say how that ended
 
 
 def run(context: StageContext) -> StageResult:
     """Have the path verified."""
     plan = context.read(Plan, PLAN)
     path = plan.path(context.path)
+    limit_s = _LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM
     verify, finished, tail = judge(
         context,
         Verify,
@@ -43,8 +46,10 @@ def run(context: StageContext) -> StageResult:
         "--target-params", str(plan.params_target),
         "--seed", str(path.seed),
         "--num-threads", str(path.num_threads),
+        "--limit-s", str(_SHARE_OF_CODE * limit_s),
+        *_known_from_outside(context.layout, path.id),
         folder=context.layout.path(path.id),
-        limit_s=_LIMIT_S + plan.params_planned * _LIMIT_S_PER_PARAM,
+        limit_s=limit_s,
     )  # fmt: skip
     if verify is None:
         last = tail.splitlines()[-1] if tail else "nothing on stderr"
@@ -61,6 +66,25 @@ def run(context: StageContext) -> StageResult:
         else (),
         out_of_memory=any(lacked_memory(reason) for reason in failed.values()),
     )
+
+
+def _known_from_outside(layout: RunLayout, path_id: str) -> list[str]:
+    """What this program wrote down before and while the path's programs ran, where that still stands."""
+    known = []
+    receipt = leavings.read_object(layout.root, f"{layout.receipts.name}/train.{path_id}.json")
+    inputs = receipt.get("inputs")
+    manifest = inputs.get(MANIFEST) if isinstance(inputs, dict) else None
+    if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
+        known += ["--manifest-sha256", manifest["sha256"]]
+    spent = [
+        row["data"].get("seconds")
+        for row in leavings.read_rows(layout.root, layout.events.name)
+        if row.get("event_type") == "spend"
+        and isinstance(row.get("data"), dict)
+        and (row["data"].get("path"), row["data"].get("what")) == (path_id, "training")
+    ]
+    seconds = sum(one for one in spent if isinstance(one, int | float))
+    return [*known, *(["--train-s", str(seconds)] if seconds > 0 else [])]
 
 
 def _summary(context: StageContext, verify: Verify) -> str:
