@@ -16,7 +16,7 @@ from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import CRASH_LINES, explained, how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import CRASH_LINES, explained, heldout_shards, how_it_crashed, tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -113,6 +113,7 @@ def measure(
         limit_s=seconds + _STARTUP_ALLOWANCE_S + _STARTUP_S_PER_PARAM * plan.params_planned,
         stderr=folder / "stderr",
         writable=(folder,),
+        hidden=heldout_shards(context.layout),
     )
     speed = _read(folder, plan, finished)
     shutil.rmtree(folder, ignore_errors=True)
