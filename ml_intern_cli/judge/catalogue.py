@@ -12,6 +12,7 @@ from ml_intern_cli.judge.rehearsal import PROBES as REHEARSAL
 from ml_intern_cli.judge.supervised.claims import CLAIM_PROBES
 from ml_intern_cli.judge.supervised.data_probes import DATA_PROBES
 from ml_intern_cli.judge.supervised.probes import ROW_PROBES
+from ml_intern_cli.judge.supervised.rehearsal.probes import ROW_REHEARSAL_PROBES
 
 CATALOGUE: dict[str, tuple[Probe[Any], ...]] = {
     "before training: the model": UNTRAINED,
@@ -19,6 +20,7 @@ CATALOGUE: dict[str, tuple[Probe[Any], ...]] = {
     "after training: what it claims": CLAIMS,
     "classifiers and regressors: the data": DATA_PROBES,
     "classifiers and regressors, before training: the model": ROW_PROBES,
+    "classifiers and regressors, before training: train.py rehearsed": ROW_REHEARSAL_PROBES,
     "classifiers and regressors, after training: what is claimed": CLAIM_PROBES,
     "audit: a checkpoint made elsewhere": AUDIT,
 }

@@ -21,6 +21,7 @@ from ml_intern_cli.judge.supervised.learning import (
     LIVE_UNITS,
     OVERFIT_BATCH,
 )
+from ml_intern_cli.judge.supervised.rehearsal.probes import ROW_REHEARSAL_PROBES
 from ml_intern_cli.judge.supervised.structure import NUMBER_FORMAT, OUTPUT_SHAPE, RAW_OUTPUTS, ROUND_TRIP
 
 ROW_PROBES: tuple[Probe[Any], ...] = (
@@ -43,6 +44,6 @@ ROW_PROBES: tuple[Probe[Any], ...] = (
 
 
 def probes_before_training(*, has_target: bool) -> tuple[Probe[Any], ...]:
-    """In order: files and construction, data, model."""
+    """In order: files and construction, data, model, train.py."""
     shared: tuple[Probe[Any], ...] = (COMPILE, INSTANTIATE, *((PARAM_COUNT,) if has_target else ()))
-    return (*shared, *DATA_PROBES, *ROW_PROBES)
+    return (*shared, *DATA_PROBES, *ROW_PROBES, *ROW_REHEARSAL_PROBES)

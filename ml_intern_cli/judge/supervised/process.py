@@ -20,8 +20,8 @@ from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.errors import InvalidInput
 from ml_intern_cli.judge.supervised.host import run_limited
 
-SMOKE_LIMIT_S = 120.0
-"""Sound paths take 2 to 15 s."""
+SMOKE_LIMIT_S = 400.0
+"""Sound paths take 5 to 15 s on an idle machine."""
 
 
 def smoke_apart(

@@ -10,9 +10,9 @@ from ml_intern_cli.documents.probe import ProbeResult
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters
 from ml_intern_cli.judge.probe import run_probe
-from ml_intern_cli.judge.supervised.bench import RowBench
 from ml_intern_cli.judge.supervised.dataset import Dataset
 from ml_intern_cli.judge.supervised.probes import probes_before_training
+from ml_intern_cli.judge.supervised.rehearsal.bench import RehearsalBench
 
 
 def smoke_rows(
@@ -31,7 +31,7 @@ def smoke_rows(
     """
     started = time.monotonic()
     artifact = Artifact(path_dir)
-    bench = RowBench(artifact, Dataset.open(data_dir), target_params=target_params)
+    bench = RehearsalBench(artifact, Dataset.open(data_dir), target_params=target_params)
     probes = probes_before_training(has_target=target_params is not None)
     results: list[ProbeResult] = []
     for number, probe in enumerate(probes, start=1):
