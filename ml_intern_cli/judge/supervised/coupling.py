@@ -8,6 +8,7 @@ from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
 from ml_intern_cli.judge.supervised.bench import forward
+from ml_intern_cli.judge.supervised.places import first_divergence, forward_line
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ def _repeatability(bench: RowBench) -> Measurement:
         passed=moved == 0 and not silent,
         measured=f"max |Δ| {moved:.2g} in eval mode",
         allowed="identical in eval mode; random in train mode where config.json has dropout",
+        component=first_divergence(bench, model, inputs, inputs) if moved else "dropout" if silent else "",
         detail=f"dropout is {rate} and nothing is dropped in train mode" if silent else "",
     )
 
@@ -79,6 +81,9 @@ def _row_independence(bench: RowBench) -> Measurement:
         passed=passed,
         measured=f"relative |Δ| {size:.1g}",
         allowed=f"≤ {max(tolerance, 1e-7):.0e}",
+        component=""
+        if passed
+        else first_divergence(bench, model, inputs, torch.cat([inputs[:1], inputs[1:].flip(0)[:2]])),
         detail="" if passed else worst,
     )
 
@@ -136,7 +141,9 @@ def _input_use(bench: RowBench) -> Measurement:
         passed=share <= allowed,
         measured=f"{len(chosen) - len(unused)} of {len(chosen)} inputs move an output",
         allowed="all" if not allowed else f"≥ {1 - allowed:.0%}",
-        component="" if share <= allowed else f"input {', '.join(map(str, unused[:6]))}",
+        component=""
+        if share <= allowed
+        else ", ".join([*(f"input {one}" for one in unused[:2]), forward_line(model)]),
         detail="" if share <= allowed else "outputs are blind to them; they vary in the training rows",
     )
 
@@ -205,6 +212,7 @@ def _padding_blind(bench: RowBench) -> Measurement:
         passed=moved <= 1e-4,
         measured=f"relative |Δ| {moved:.1g} without {length - cut} of {length} positions of padding",
         allowed="≤ 1e-4",
+        component="" if moved <= 1e-4 else forward_line(model),
         detail="" if moved <= 1e-4 else "padding moves the outputs",
     )
 
@@ -257,7 +265,7 @@ def _feature_scale(bench: RowBench) -> Measurement:
         passed=passed,
         measured=f"the strongest feature moves outputs {dominance:.3g} times as much as the median one",
         allowed=f"≤ {_DOMINANCE:g} times",
-        component="" if passed else f"input {int(varying[moves.argmax()])}",
+        component="" if passed else f"input {int(varying[moves.argmax()])}, set_scaling",
         detail="" if passed else "features are not brought to one scale",
     )
 
@@ -284,5 +292,8 @@ FEATURE_SCALE = Probe(
 
 def _spread(outputs: torch.Tensor) -> float:
     """The size of differences between rows, or of the outputs when all rows are alike."""
+    import torch
+
     centered = outputs - outputs.mean(0, keepdim=True)
-    return max(float(centered.abs().max()), 1e-9 * float(outputs.abs().max()), 1e-30)
+    least = 1e-6 if outputs.dtype == torch.float64 else 1e-2  # below it differences are rounding
+    return max(float(centered.abs().max()), least * float(outputs.abs().max()), 1e-30)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ml_intern_cli.judge.artifact import count_parameters
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
 from ml_intern_cli.judge.supervised.bench import forward
+from ml_intern_cli.judge.supervised.places import output_layer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,7 @@ def _initial_error(bench: RowBench) -> Measurement:
         passed=low <= loss <= high,
         measured=f"{loss:.3f} {unit}",
         allowed=f"[{low:.3f}, {high:.3f}]",
+        component="" if low <= loss <= high else _widest(bench),
         detail="" if loss <= high else "the untrained model is sure of wrong answers",
     )
 
@@ -53,6 +55,18 @@ INITIAL_ERROR = Probe(
     ),
     run=_initial_error,
 )
+
+
+def _widest(bench: RowBench) -> str:
+    """The weight matrix that is furthest from the usual variance of 1 / fan-in, and the output layer."""
+    scales = {
+        name: float(parameter.detach().std()) * max(1, parameter[0].numel()) ** 0.5
+        for name, parameter in bench.model().named_parameters()
+        if parameter.ndim > 1
+    }
+    widest = max(scales, key=lambda name: scales[name], default="")
+    return ", ".join(part for part in (widest, output_layer(bench)) if part)
+
 
 _ROUNDS = 6
 

@@ -27,11 +27,11 @@ from ml_intern_cli.judge.supervised.structure import NUMBER_FORMAT, OUTPUT_SHAPE
 ROW_PROBES: tuple[Probe[Any], ...] = (
     OUTPUT_SHAPE,
     REPEATABILITY,
-    INITIAL_ERROR,
     RAW_OUTPUTS,
     ROW_INDEPENDENCE,
     INPUT_USE,
     FEATURE_SCALE,
+    INITIAL_ERROR,
     PADDING_BLIND,
     EVEN_START,
     LIVE_UNITS,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.supervised.bench import RowBench, forward
+from ml_intern_cli.judge.supervised.places import train_line
 from ml_intern_cli.judge.supervised.rehearsal.rehearse import Event, Rehearsal, Start, rehearse
 
 if TYPE_CHECKING:
@@ -59,6 +60,27 @@ class RehearsalBench(RowBench):
         if not start.steps():
             raise Unusable(f"train.py took no step: it {start.ended.reason}")
         return start
+
+    def place(self, kind: str = "step", *, depth: int = 0) -> str:
+        """``train.py:LINE`` where the model is called to train (``forward``), to be evaluated, or stepped."""
+        import json
+
+        for events in self.whole.processes:
+            for event in events:
+                words = event.words.get("places", "[]")
+                if kind == "forward" and event.kind == "step":
+                    forwards = event.json("forwards") or [{}]
+                    words = forwards[0].get("places", "[]")
+                elif event.kind != kind:
+                    continue
+                places: list[str] = json.loads(words)
+                if places:
+                    return places[min(depth, len(places) - 1)]
+        return "train.py"
+
+    def line(self, *patterns: str) -> str:
+        """``train.py:LINE`` for each pattern of code, once."""
+        return ", ".join(dict.fromkeys(train_line(self.artifact, pattern) for pattern in patterns))
 
     def setting(self, name: str, default: float = 0.0) -> float:
         """A number of train_config.json."""

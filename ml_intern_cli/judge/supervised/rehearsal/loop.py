@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.supervised.places import CLIPPED, LOADING, OPTIMIZER, RATE
 from ml_intern_cli.judge.supervised.rehearsal.bench import difference, total_norm
 from ml_intern_cli.judge.supervised.schedule import learning_rate_at
 
@@ -61,7 +62,9 @@ def _fresh_gradients(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"relative |Δ| {worst:.1g} in direction",
         allowed=f"≤ {_CLOSE:g}",
-        component="train.py" if problem else "",
+        component=bench.place("forward") + (", zero_grad" if "zero_grad" in problem else "")
+        if problem
+        else "",
         detail=problem,
     )
 
@@ -109,7 +112,7 @@ def _clipping(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"relative |Δ| {worst:.1g}",
         allowed=f"norm clipped to {limit:g}" if limit > 0 else "not clipped",
-        component="train.py" if problem else "",
+        component=f"{bench.line(CLIPPED)}, grad_clip" if problem else "",
         detail=problem,
     )
 
@@ -137,7 +140,11 @@ def _trained_parameters(bench: RehearsalBench) -> Measurement:
     trainable = set(start.json("trainable"))
     frozen = [name for name in wanted if name not in trainable]
     idle = [name for name in wanted if name in held and name not in reached and name not in frozen]
-    problems = [f"{name} is in no group of the optimizer" for name in left_out]
+    declared = bench.declares_freezing() and len(wanted) == sum(1 for _ in model.parameters())
+    problems = []
+    if declared and not frozen:
+        problems.append("config.json says that layers are frozen, and all are trained")
+    problems += [f"{name} is in no group of the optimizer" for name in left_out]
     problems += [f"{name} is frozen by train.py" for name in frozen]
     problems += [f"{name} never gets a gradient" for name in idle]
     return Measurement(
@@ -146,7 +153,9 @@ def _trained_parameters(bench: RehearsalBench) -> Measurement:
             f"{len(wanted) - len({*left_out, *frozen, *idle})} of {len(wanted)} trainable tensors are trained"
         ),
         allowed="all",
-        component=(left_out + frozen + idle)[0] if problems else "",
+        component=", ".join([*(left_out + frozen + idle or ["config.json"])[:2], bench.line(OPTIMIZER)])
+        if problems
+        else "",
         detail="; ".join(problems[:4]),
     )
 
@@ -191,11 +200,7 @@ def _optimizer_settings(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=f"{groups[0]['optimizer']}, {len(groups)} groups, {len(names)} tensors",
         allowed="AdamW with the configured betas, epsilon 1e-9 to 1e-6, decay on matrices only",
-        component=problems[0].split(" ")[0]
-        if problems and problems[0].split(" ")[0] in model
-        else "train.py"
-        if problems
-        else "",
+        component=f"{bench.line(OPTIMIZER)}, optimizer" if problems else "",
         detail="; ".join(dict.fromkeys(problems[:4])),
     )
 
@@ -229,7 +234,9 @@ def _rate_schedule(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"relative |Δ| {worst:.1g} over {len(bench.whole.steps())} steps",
         allowed="≤ 1e-4",
-        component="train.py" if problem else "",
+        component=("train_config.json" if "no rate" in problem else f"{bench.line(RATE)}, learning_rate_at")
+        if problem
+        else "",
         detail=problem,
     )
 
@@ -300,7 +307,7 @@ def _update_rule(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"relative |Δ| {worst:.1g} of the update over {len(steps)} steps",
         allowed="≤ 1 %",
-        component="train.py" if problem else "",
+        component=f"{bench.place('step')}, optimizer" if problem else "",
         detail=problem,
     )
 
@@ -335,7 +342,7 @@ def _modes(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=f"{len(problems)} calls in the wrong mode",
         allowed="0",
-        component="train.py" if problems else "",
+        component=bench.place("evaluation" if "evaluation" in problems[0] else "forward") if problems else "",
         detail="; ".join(dict.fromkeys(problems[:3])),
     )
 
@@ -348,6 +355,38 @@ MODES = Probe(
     threshold_source="exact; source: TrainCheck (transformers-33844)",
     usual_causes=("model.eval() missing before an evaluation", "model.train() missing after one"),
     run=_modes,
+)
+
+
+def _fresh_noise(bench: RehearsalBench) -> Measurement:
+    import torch
+
+    model = bench.redrawn(1).train()
+    inputs, _ = bench.batch(8)
+    torch.manual_seed(bench.seed)
+    before = torch.get_rng_state()
+    with torch.no_grad(), bench.artifact.foreign_code("forward"):
+        model(inputs)
+    if bool((torch.get_rng_state() == before).all()):
+        return Measurement(passed=True, measured="the model draws no random numbers", allowed="-")
+    states = [mode["noise"] for event in bench.whole.steps() for mode in event.json("forwards")]
+    repeated = len(states) - len(set(states))
+    return Measurement(
+        passed=not repeated,
+        measured=f"{repeated} of {len(states)} training passes start from random numbers used before",
+        allowed="0",
+        component=f"{bench.place('forward', depth=1)}, dropout" if repeated else "",
+    )
+
+
+FRESH_NOISE = Probe(
+    name="fresh-noise",
+    category=Category.TRAINING,
+    meaning="dropout and other noise are drawn anew in every step",
+    threshold="no state of the random numbers comes twice",
+    threshold_source="exact; source: TrainCheck (SO-67180955)",
+    usual_causes=("a seed set in every step", "random numbers restored at every evaluation"),
+    run=_fresh_noise,
 )
 
 
@@ -381,7 +420,7 @@ def _resumed(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=measured,
         allowed="identical weights",
-        component="train.py" if problems else "",
+        component=bench.line(LOADING) if problems else "",
         detail="; ".join(problems),
     )
 
@@ -472,7 +511,7 @@ def _replicas_in_step(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"{len(processes)} processes, relative |Δ| {worst:.1g}",
         allowed="≤ 1e-6",
-        component="train.py" if problem else "",
+        component=bench.place("forward") if problem else "",
         detail=problem,
     )
 
@@ -501,7 +540,7 @@ def _ranks_apart(bench: RehearsalBench) -> Measurement:
         passed=shared <= 0.02 * total,
         measured=f"{shared} of {total} rows go to two processes in one step",
         allowed="≤ 2 %, natural duplicates",
-        component="train.py" if shared > 0.02 * total else "",
+        component=bench.place("forward") if shared > 0.02 * total else "",
     )
 
 
@@ -523,6 +562,7 @@ LOOP_PROBES: tuple[Probe[RehearsalBench], ...] = (
     CLIPPING,
     UPDATE_RULE,
     MODES,
+    FRESH_NOISE,
     SAVED_STATE,
     RESUMED,
     REPLICAS_IN_STEP,

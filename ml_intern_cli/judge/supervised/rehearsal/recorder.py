@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +76,8 @@ class Recorder:
                     _plain(name) for name, one in module.named_modules() if one.training != module.training
                 ],
                 "weights": _digest(module) if whole else "",
+                "places": _places(),
+                "noise": _noise(),
             }
         )
 
@@ -134,6 +138,7 @@ class Recorder:
         whole = self.steps <= _WHOLE_STEPS
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         words: dict[str, str] = {"kind": "step", "step": str(self.steps), "rates": json.dumps(rates)}
+        words["places"] = json.dumps(_places())
         for index, event in enumerate(events):
             kept = ("inputs", "outputs", "output_grad", "rng") if whole else ("inputs",)
             tensors |= {f"{index}.{key}": event[key] for key in kept if event.get(key) is not None}
@@ -176,7 +181,32 @@ def _trainable(module: nn.Module) -> list[str]:
 
 
 def _mode(event: Mapping[str, Any]) -> dict[str, str]:
-    return {"training": str(event["training"]), "odd": json.dumps(event["odd"][:8])}
+    return {
+        "training": str(event["training"]),
+        "odd": json.dumps(event["odd"][:8]),
+        "places": json.dumps(event["places"]),
+        "noise": event["noise"],
+    }
+
+
+def _places() -> list[str]:
+    """Lines of train.py that are being run, the innermost first."""
+    lines = []
+    frame: types.FrameType | None = sys._getframe(1)  # noqa: SLF001 - the way to look at one's callers
+    while frame is not None:
+        if os.path.basename(frame.f_code.co_filename) == "train.py":  # noqa: PTH119 - no Path per call
+            lines.append(f"train.py:{frame.f_lineno}")
+        frame = frame.f_back
+    return lines[:4]
+
+
+def _noise() -> str:
+    """A hash of the state of torch's random numbers."""
+    import hashlib
+
+    import torch
+
+    return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()[:16]
 
 
 def _digest(module: nn.Module) -> str:

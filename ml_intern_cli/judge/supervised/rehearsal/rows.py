@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.supervised.places import LOSS, SAMPLING
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +28,20 @@ def _rehearsed(bench: RehearsalBench) -> Measurement:
         problems.append(f"ckpts/last.json says {whole.last.get('status')!r}")
     if not problems and rehearsal.num_steps > 4 and stopped.last.get("status") != "stopped":
         problems.append(f"a SIGTERM left ckpts/last.json at {stopped.last.get('status')!r}, not 'stopped'")
+    step, planned = whole.last.get("step"), bench.setting("steps")
+    taken = len(whole.steps())
+    if not problems and isinstance(step, int):
+        if whole.last.get("status") == "done" and step < planned:
+            problems.append(f"training calls itself done after {step} of {planned:.0f} steps")
+        if taken < step:
+            problems.append(f"{step} steps are claimed, the optimizer made {taken}")
     changed = sorted(set(whole.changed + stopped.changed))
     problems += [f"train.py changed {name}" for name in changed]
     return Measurement(
         passed=not problems,
         measured=f"{len(whole.steps())} steps in {whole.ended.seconds:.1f} s, exit code {whole.ended.code}",
         allowed="starts, trains, stops with a checkpoint on SIGTERM; changes none of its inputs",
-        component="train.py" if problems else "",
+        component=(f"{bench.place('step')}, ckpts/last.json" if taken else "train.py") if problems else "",
         detail="; ".join(problems[:3]),
     )
 
@@ -69,7 +77,7 @@ def _rows_from_train(bench: RehearsalBench) -> Measurement:
         passed=not foreign,
         measured=f"{len(seen) - foreign:,} of {len(seen):,} rows are of the training split",
         allowed="all",
-        component="train.py" if foreign else "",
+        component=f"{bench.place('forward', depth=1)}, {bench.place('forward', depth=2)}" if foreign else "",
         detail=where,
     )
 
@@ -158,7 +166,7 @@ def _epoch_order(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=f"{len(sequence):,} rows consumed of {total:,}, {often} early repeats",
         allowed="every row once per epoch, in random order, batch_size rows per step",
-        component="train.py" if problems else "",
+        component=f"{bench.line(SAMPLING)}, {bench.place('forward', depth=1)}" if problems else "",
         detail="; ".join(problems),
     )
 
@@ -199,7 +207,7 @@ def _row_labels(bench: RehearsalBench) -> Measurement:
         passed=wrong == 0,
         measured=f"{wrong} of {total:,} labels are not those of their rows",
         allowed="0",
-        component="train.py" if wrong else "",
+        component=f"{bench.place('forward', depth=1)}, targets" if wrong else "",
         detail=hint,
     )
 
@@ -288,7 +296,7 @@ def _loss_gradient(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=f"{worst.residual:.1%} of the gradient is not explained",
         allowed=f"≤ {_LARGEST_RESIDUAL:.0%}; the mean over the batch, minimised",
-        component="train.py" if problems else "",
+        component=f"{bench.line(LOSS)}, {bench.place('forward')}, loss" if problems else "",
         detail="; ".join(problems),
     )
 
@@ -337,7 +345,7 @@ def _row_loss(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"max |Δ| {worst:.2g}",
         allowed="≤ 1e-4 + 0.1 %",
-        component=problem.split(" ")[0] if problem else "",
+        component=f"{problem.split(' ')[0]}, {bench.place('step')}" if problem else "",
         detail=problem,
     )
 
@@ -397,7 +405,7 @@ def _val_evaluated(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=f"{len(rounds)} evaluations, relative |Δ| {worst:.1g}",
         allowed="all rows of val, loss and metric within 0.2 %",
-        component="train.py" if problems else "",
+        component=bench.place("evaluation") if problems else "",
         detail="; ".join(problems[:3]),
     )
 
