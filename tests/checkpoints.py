@@ -78,17 +78,17 @@ def config_of(kind: str, *, vocab_size: int, **changes: Any) -> Any:
     return getattr(transformers, name)(**(values | changes))
 
 
-def train(model: Any, ids: torch.Tensor, *, steps: int, seed: int = 0) -> Any:
-    """Trains as a small model is trained; returns it in eval mode."""
+def train(model: Any, ids: torch.Tensor, *, steps: int, seed: int = 0, shift: int = 1) -> Any:
+    """Trains as a small model is trained, on labels ``shift`` tokens ahead; returns it in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=max(steps, 4), pct_start=0.1)
     model.train()
     for _ in range(steps):
-        starts = torch.randint(len(ids) - CONTEXT - 1, (_BATCH,), generator=generator).tolist()
-        batch = torch.stack([ids[start : start + CONTEXT + 1] for start in starts])
-        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        starts = torch.randint(len(ids) - CONTEXT - shift, (_BATCH,), generator=generator).tolist()
+        batch = torch.stack([ids[start : start + CONTEXT + shift] for start in starts])
+        logits = model(input_ids=batch[:, :-shift], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, shift:].flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -19,8 +19,12 @@ from ml_intern_cli.quantities import format_count, format_duration
 
 if TYPE_CHECKING:
     from ml_intern_cli.documents.audit import Audit
+    from ml_intern_cli.documents.probe import ProbeResult
 
 _CLAIMS = ("eval_loss", "perplexity")
+NOTHING_TO_MEASURE = "-"
+"""What is allowed, where the probe has nothing to measure: no claim, no training text, no cache."""
+_ASKED = "Options"
 _WIDEST_MEASURED = 90
 
 
@@ -30,19 +34,35 @@ class AuditOptions:
 
     text: Annotated[
         Path | None,
-        typer.Option("--text", metavar="FILE", help="UTF-8 text that the model was not trained on."),
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            rich_help_panel=_ASKED,
+            help="UTF-8 text that the model was not trained on.",
+        ),
     ] = None
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="A path's data. [default: its run's data/]")
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", rich_help_panel=_ASKED, help="A path's data. [default: its run's data/]"
+        ),
     ] = None
     train_text: Annotated[
         Path | None,
-        typer.Option("--train-text", metavar="FILE", help="Text that it was trained on, to compare with."),
+        typer.Option(
+            "--train-text",
+            metavar="FILE",
+            rich_help_panel=_ASKED,
+            help="Text that it was trained on, to compare with.",
+        ),
     ] = None
     claim: Annotated[
         list[str] | None,
         typer.Option(
-            "--claim", metavar="NAME=VALUE", help="eval_loss=… or perplexity=…, to be recomputed; repeatable."
+            "--claim",
+            metavar="NAME=VALUE",
+            rich_help_panel=_ASKED,
+            help="eval_loss=… or perplexity=…, to be recomputed; repeatable.",
         ),
     ] = None
     context: Annotated[
@@ -51,19 +71,32 @@ class AuditOptions:
             "--context",
             metavar="TOKENS",
             min=8,
+            rich_help_panel=_ASKED,
             help="Tokens per window. [default: config.json's, up to 512]",
         ),
     ] = None
     time_limit: Annotated[
         str | None,
-        typer.Option("--time-limit", metavar="TIME", help="Stop the judge after that, such as 20m."),
+        typer.Option(
+            "--time-limit",
+            metavar="TIME",
+            rich_help_panel=_ASKED,
+            help="Stop the judge after that, such as 20m.",
+        ),
     ] = None
     trust_remote_code: Annotated[
         bool,
-        typer.Option("--trust-remote-code", help="Run code that lies in the checkpoint, behind the wall."),
+        typer.Option(
+            "--trust-remote-code",
+            rich_help_panel=_ASKED,
+            help="Run code that lies in the checkpoint, behind the wall.",
+        ),
     ] = False
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the verdict there too, as AUDIT.md.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", rich_help_panel=_ASKED, help="Write the verdict there too, as AUDIT.md."
+        ),
     ] = None
 
 
@@ -149,20 +182,36 @@ def audit_lines(found: Audit, terminal: Terminal) -> Iterator[str]:
     yield f"{terminal.style(found.architecture, 'bold')}{size} · {found.subject}"
     yield _loss_line(found)
     yield ""
-    rows = aligned(
-        [terminal.glyphs.failed if one.failed else terminal.glyphs.done, one.name, _measured(one.measured)]
-        for one in found.probes
-    )
+    rows = aligned([_glyph(one, terminal), one.name, _measured(one.measured)] for one in found.probes)
     for row, probe in zip(rows, found.probes, strict=True):
         yield f" {terminal.style(row, 'red') if probe.failed else row}"
         if probe.failed:
-            yield f"      {terminal.style(probe.component, 'bold')}" if probe.component else "      –"
-            yield f"      {probe.detail or f'allowed {probe.threshold}'}"
+            told, _, causes = probe.finding.partition(". usual causes: ")
+            yield f"      {told}"
+            if causes:
+                yield terminal.style(f"      usual causes: {causes}", "dim")
     yield ""
-    count = len(found.probes) - len(found.failed)
-    yield f"{count} of {len(found.probes)} probes in {format_duration(found.seconds)}"
+    unasked = sum(one.threshold == NOTHING_TO_MEASURE for one in found.probes)
+    asked = len(found.probes) - unasked
+    more = f", {unasked} had nothing to measure" if unasked else ""
+    yield f"{asked - len(found.failed)} of {asked} probes{more} · {format_duration(found.seconds)}"
     if found.failed:
-        yield f"next: ml-intern probes {found.failed[0].name}"
+        yield _next(found)
+
+
+def _glyph(probe: ProbeResult, terminal: Terminal) -> str:
+    if probe.threshold == NOTHING_TO_MEASURE:
+        return terminal.glyphs.todo
+    return terminal.glyphs.failed if probe.failed else terminal.glyphs.done
+
+
+def _next(found: Audit) -> str:
+    """The command that explains the first failure."""
+    from ml_intern_cli.documents.audit import AuditKind
+
+    if found.kind is AuditKind.PATH:
+        return f"next: fix what failed and run: ml-intern audit {found.subject}"
+    return f"next: ml-intern probes {found.failed[0].name}"
 
 
 def _loss_line(found: Audit) -> str:

@@ -164,6 +164,17 @@ def _params(smoke: Smoke | None, verify: Verify | None) -> int | None:
     return (verify.actual_params if verify else 0) or (smoke.params if smoke else None)
 
 
+_BLAMED = {
+    "Generation samples": "ckpts/best.json",
+    "Loss sanity": "ckpts/best.json",
+    "Eval tracks train": "ckpts/best.json",
+    "Data consumption": "metrics.jsonl",
+    "Stderr scan": "train.stderr",
+    "Param count": "config.json",
+}
+"""What each check of VERIFY.md is about."""
+
+
 def _as_probes(verify: Verify) -> tuple[ProbeResult, ...]:
     """The six checks as probes, then the probes of VERIFY.md."""
     checks = tuple(
@@ -172,6 +183,7 @@ def _as_probes(verify: Verify) -> tuple[ProbeResult, ...]:
             measured=judgement.reason,
             threshold="as said with the measured value",
             verdict=judgement.verdict,
+            component=_BLAMED[title] if judgement.verdict is Verdict.FAIL else "",
             detail=judgement.reason if judgement.verdict is Verdict.FAIL else "",
         )
         for title, judgement in verify.judgements.items()

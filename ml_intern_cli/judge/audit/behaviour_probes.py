@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.audit.bench import AuditBench
 from ml_intern_cli.judge.audit.trace import Trace, first_moved, traced
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _EXACT = 1e-4  # share of the largest logit, for runs of one shape
+_SAME = 1e-6  # the same, where nothing was changed
 _ROUNDED = 1e-3  # the same, where another shape adds in another order
 _SOURCE = (
     "fp32 rounding stays below 1e-5 of the largest logit for one shape and 1e-4 between two; "
@@ -47,12 +49,12 @@ def _compare(
 ) -> Move:
     scale = float(base[0].abs().max()) or 1.0
     size = float((base[0][of_base] - changed[0][of_changed]).abs().max()) / scale
-    blamed = first_moved(base[1], changed[1], of_base, of_changed) if not size <= allowed else ""
+    blamed = first_moved(base[1], changed[1], of_base, of_changed, allowed=allowed) if size > allowed else ""
     return Move(size=size, allowed=allowed, what=what, component=blamed)
 
 
 def _worst(moves: list[Move]) -> Measurement:
-    worst = max(moves, key=lambda move: move.excess if move.excess == move.excess else float("inf"))
+    worst = max(moves, key=lambda move: move.excess)
     passed = worst.size <= worst.allowed
     return Measurement(
         passed=passed,
@@ -63,9 +65,33 @@ def _worst(moves: list[Move]) -> Measurement:
     )
 
 
+def _require_steady(bench: AuditBench) -> None:
+    """Raises Unusable: nothing can be compared, because the same ids give other logits each time."""
+    if _twice(bench).size > _SAME:
+        raise Unusable("the same ids give other logits each time: see checkpoint-determinism")
+
+
+def _twice(bench: AuditBench) -> Move:
+    """How far the logits of the same ids are apart, one call after the other."""
+
+    def run() -> Move:
+        import torch
+
+        ids = bench.probed_ids(2)
+        torch.manual_seed(bench.question.seed)
+        first = traced(bench, ids)
+        second = traced(bench, ids)  # noise would go on from where the first run left it
+        everything = (slice(None),)
+        what = "the same ids gave other logits the second time, in eval mode"
+        return _compare(first, second, of_base=everything, of_changed=everything, allowed=_SAME, what=what)
+
+    return bench.once("twice", run)
+
+
 def _causality(bench: AuditBench) -> Measurement:
     import torch
 
+    _require_steady(bench)
     ids = bench.probed_ids(1)
     other, length = bench.other_ids(ids), ids.shape[1]
     base = traced(bench, ids)
@@ -109,6 +135,7 @@ CAUSALITY = Probe(
 def _batch(bench: AuditBench) -> Measurement:
     import torch
 
+    _require_steady(bench)
     ids = bench.probed_ids(3)
     mixed = torch.cat([ids[:1], bench.other_ids(ids)[1:]])
     base = traced(bench, ids)
@@ -144,25 +171,7 @@ BATCH_INDEPENDENCE = Probe(
 
 
 def _determinism(bench: AuditBench) -> Measurement:
-    import torch
-
-    ids = bench.probed_ids(2)
-    torch.manual_seed(bench.question.seed)
-    first = traced(bench, ids)
-    second = traced(bench, ids)  # noise would go on from where the first run left it
-    everything = (slice(None),)
-    return _worst(
-        [
-            _compare(
-                first,
-                second,
-                of_base=everything,
-                of_changed=everything,
-                allowed=1e-6,
-                what="the same ids gave other logits the second time, in eval mode",
-            )
-        ]
-    )
+    return _worst([_twice(bench)])
 
 
 DETERMINISM = Probe(
@@ -179,6 +188,7 @@ DETERMINISM = Probe(
 def _padding(bench: AuditBench) -> Measurement:
     import torch
 
+    _require_steady(bench)
     named = inspect.signature(bench.model.forward).parameters
     if "attention_mask" not in named:
         return Measurement(passed=True, measured="forward takes no attention_mask", allowed="-")
@@ -228,6 +238,7 @@ PADDING = Probe(
 def _cache(bench: AuditBench) -> Measurement:
     import torch
 
+    _require_steady(bench)
     ids = bench.probed_ids(2)
     whole = bench.logits(ids)
     split = ids.shape[1] // 2
@@ -273,6 +284,7 @@ CACHE_AGREEMENT = Probe(
 def _save_load(bench: AuditBench) -> Measurement:
     import torch
 
+    _require_steady(bench)
     ids = bench.probed_ids(2)
     folder = bench.question.scratch / "saved"
     model = bench.model

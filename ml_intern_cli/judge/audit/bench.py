@@ -231,6 +231,8 @@ class AuditBench:
         if not isinstance(logits, torch.Tensor) or logits.shape[:2] != input_ids.shape:
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise Unusable(f"forward of ids {tuple(input_ids.shape)} returned logits {shape}")
+        if "attention_mask" not in arguments and not bool(torch.isfinite(logits).all()):
+            raise Unusable("the logits are not finite")  # behind a mask, what is hidden may be
         return logits.float(), output
 
     def losses(self, windows: Tokens, *, model: Any = None, shift: int = 1) -> Losses:

@@ -32,9 +32,27 @@ def writings(bench: AuditBench) -> Samples:
     return bench.once("writings", lambda: _sample(bench, temperature=TEMPERATURE, top_k=TOP_K))
 
 
+def _plain(bench: AuditBench) -> Samples:
+    return bench.once("plain", lambda: _sample(bench, temperature=1.0, top_k=None))
+
+
+def variety(bench: AuditBench) -> float:
+    """The share of 3-grams in what it writes that are the first of their kind. Raises Unusable."""
+    return distinct_share(_plain(bench).written.tolist())
+
+
+def distinct_share(rows: list[list[int]]) -> float:
+    """The share of 3-grams that are the first of their kind in their row."""
+    shares = []
+    for row in rows:
+        grams = list(zip(row, row[1:], row[2:], strict=False))
+        shares.append(len(set(grams)) / max(1, len(grams)))
+    return sum(shares) / len(shares)
+
+
 def own_loss(bench: AuditBench) -> float:
     """Nats per token of the model on what it writes itself: how sure it is. Raises Unusable."""
-    plain = bench.once("plain", lambda: _sample(bench, temperature=1.0, top_k=None))
+    plain = _plain(bench)
     return float(plain.losses[:, plain.losses.shape[1] // 2 :].mean())
 
 

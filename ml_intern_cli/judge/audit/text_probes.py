@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.audit.bench import AuditBench
-from ml_intern_cli.judge.audit.sampling import own_loss
+from ml_intern_cli.judge.audit.sampling import own_loss, variety
 from ml_intern_cli.judge.audit.text import encode
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
 
@@ -20,6 +20,7 @@ _CLAIM_SLACK = 0.02  # nats: bf16 against fp32 differs by less than 0.01, and a 
 _CLAIMED_TOKENS = 400_000  # all of a text up to here, since a claim is about all of it
 _LEAST_WORDS = 12  # of a line; shorter ones recur in any text
 _MOST_OVERLAP = 0.01
+_LEAST_VARIETY = 0.5  # of distinct 3-grams: one that repeats itself is sure without knowing anything
 
 
 def _tokenizer(bench: AuditBench) -> Measurement:
@@ -147,9 +148,20 @@ TEXT_LOSS = Probe(
 )
 
 
+def _shifted(bench: AuditBench) -> dict[int, float]:
+    """The loss by how far ahead the target is."""
+
+    def measure() -> dict[int, float]:
+        return {shift: bench.losses(bench.few_windows, shift=shift).mean for shift in _SHIFTS}
+
+    return bench.once("shifts", measure)
+
+
 def _shift(bench: AuditBench) -> Measurement:
-    losses = {shift: bench.losses(bench.few_windows, shift=shift).mean for shift in _SHIFTS}
-    best = min(losses, key=lambda shift: losses[shift] if math.isfinite(losses[shift]) else math.inf)
+    losses = _shifted(bench)
+    best = min(losses, key=lambda shift: losses[shift])
+    if losses[best] >= bench.text.unigram_loss:
+        raise Unusable("at no shift is the text predicted better than by token frequencies: see text-loss")
     return Measurement(
         passed=best == 1,
         measured=", ".join(f"{shift:+d}: {loss:.2f}" for shift, loss in losses.items()),
@@ -176,6 +188,8 @@ LABEL_SHIFT = Probe(
 def _context(bench: AuditBench) -> Measurement:
     import torch
 
+    if bench.text_losses.mean >= bench.text.unigram_loss:
+        raise Unusable("the text is not predicted better than by token frequencies: see text-loss")
     windows = bench.few_windows
     short = 2
     length = windows.shape[1] - 1
@@ -225,8 +239,8 @@ def _tokenizer_match(bench: AuditBench) -> Measurement:
     order = np.random.default_rng(bench.question.seed).permutation(bench.vocab_size)
     shuffled = bench.losses(order[bench.few_windows]).mean
     own = own_loss(bench)
-    is_sure = own < 0.7 * unigram
-    passed = not (is_sure and loss >= min(unigram, shuffled))
+    knows_ids = own < 0.7 * unigram and variety(bench) >= _LEAST_VARIETY
+    passed = not (knows_ids and min(loss, *_shifted(bench).values()) >= min(unigram, shuffled))
     return Measurement(
         passed=passed,
         measured=f"{loss:.2f} on the text, {shuffled:.2f} with its ids shuffled, {own:.2f} on its own words",

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 Trace = list[tuple[str, "torch.Tensor"]]
 
-_MOVED = 1e-3  # share of an output's largest number
-
 
 def traced(bench: AuditBench, input_ids: torch.Tensor, **arguments: Any) -> tuple[torch.Tensor, Trace]:
     """Logits ``(B, T, V)`` and the outputs ``(B, T, …)`` of every module, the innermost first."""
@@ -40,7 +38,7 @@ def traced(bench: AuditBench, input_ids: torch.Tensor, **arguments: Any) -> tupl
             handle.remove()
 
 
-def first_moved(base: Trace, changed: Trace, of_base: Any, of_changed: Any) -> str:
+def first_moved(base: Trace, changed: Trace, of_base: Any, of_changed: Any, *, allowed: float) -> str:
     """The first module whose outputs differ where they should not; empty when none does.
 
     Args:
@@ -48,12 +46,13 @@ def first_moved(base: Trace, changed: Trace, of_base: Any, of_changed: Any) -> s
         changed: Of the other.
         of_base: An index into ``(B, T, …)``: what should be the same.
         of_changed: The same things in the other run.
+        allowed: Difference, as a share of an output's largest number.
     """
     for (name, one), (other_name, other) in zip(base, changed, strict=False):
         if name != other_name:
             return ""
         scale = float(one.abs().max()) or 1.0
         here, there = one[of_base], other[of_changed]
-        if here.shape == there.shape and float((here - there).abs().max()) > _MOVED * scale:
+        if here.shape == there.shape and float((here - there).abs().max()) > allowed * scale:
             return name
     return ""

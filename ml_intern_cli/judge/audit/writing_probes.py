@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.audit.bench import AuditBench
-from ml_intern_cli.judge.audit.sampling import writings
+from ml_intern_cli.judge.audit.sampling import distinct_share, writings
 from ml_intern_cli.judge.audit.text import encode
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
 from ml_intern_cli.judge.reference import NGramReference
@@ -23,20 +23,11 @@ _LEAST_REFERENCE_TOKENS = 50_000  # fewer n-grams do not tell shuffled words fro
 _LIMIT = 12
 
 
-def _distinct(rows: list[list[int]]) -> float:
-    """The share of 3-grams that are the first of their kind in their row."""
-    shares = []
-    for row in rows:
-        grams = list(zip(row, row[1:], row[2:], strict=False))
-        shares.append(len(set(grams)) / max(1, len(grams)))
-    return sum(shares) / len(shares)
-
-
 def _repetition(bench: AuditBench) -> Measurement:
     written = writings(bench).written
     length = min(written.shape[1], bench.context)
     text = bench.text.windows(length, limit=16)[:, 1:].tolist()
-    share = _distinct(written.tolist()) / max(_distinct(text), 1e-6)
+    share = distinct_share(written.tolist()) / max(distinct_share(text), 1e-6)
     passed = share >= _LEAST_DISTINCT
     return Measurement(
         passed=passed,
