@@ -111,20 +111,20 @@ def test_code_that_is_trusted_runs_behind_the_wall_and_is_judged(checkpoint, tex
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "limit", "said"),
     [
-        ("import time; time.sleep(600)", "no answer within"),
-        ("import os; os._exit(0)", "exited with code 0 before any verdict"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "killed by signal 11"),
+        ("import time; time.sleep(600)", "20s", "no answer within"),
+        ("import os; os._exit(0)", "3m", "exited with code 0 before any verdict"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "3m", "killed by signal 11"),
     ],
 )
 def test_code_that_takes_the_judge_down_fails_by_the_probe_it_was_at(
-    code, said, checkpoint, text, texts, tmp_path, capsys
+    code, limit, said, checkpoint, text, texts, tmp_path, capsys
 ):
     directory = copy_of(checkpoint, tmp_path / "own")
     DEFECTS["a leak over time"].plant(directory, texts)
     (directory / "modeling_own.py").write_text(code)
-    arguments = ["--trust-remote-code", "--allow-unsandboxed", "--time-limit", "20s", "--json"]
+    arguments = ["--trust-remote-code", "--allow-unsandboxed", "--time-limit", limit, "--json"]
     assert main(["audit", str(directory), "--text", str(text), *arguments]) == 4
     (probe,) = json.loads(capsys.readouterr().out)["probes"]
     assert probe["name"] == "judge-answered"
@@ -211,7 +211,7 @@ def test_other_bad_arguments_say_so(checkpoint, text, tmp_path, capsys):
         ([str(checkpoint)], "ml-intern audit"),
         ([str(text), "--text", str(text)], "is a file"),
         ([str(tmp_path / "none"), "--text", str(text)], "there is no"),
-        ([str(checkpoint), "--text", str(tmp_path)], "is not a file"),
+        ([str(checkpoint), "--text", str(tmp_path)], "Is a directory"),
         ([str(checkpoint), "--text", str(text), "--claim", "loss=2"], "--claim eval_loss="),
         ([str(checkpoint), "--text", str(text), "--claim", "eval_loss=nan"], "--claim eval_loss="),
         ([str(checkpoint), "--text", str(text), "--out", str(tmp_path)], "cannot be written"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -64,7 +63,6 @@ def _silence() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    warnings.simplefilter("ignore")
 
 
 def _require_text(bench: AuditBench) -> None:
