@@ -1,6 +1,6 @@
 """The held-out score of a classifier or regressor, by the benchmark itself; the judge has no part in it.
 
-``python -m benchmarks.defects.supervised.score FOLDER`` trains the path of a run folder and prints its scores.
+``python -m benchmarks.defects.supervised.score FOLDER`` trains the path of a run folder and scores it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ MOST_NATS = 10.0  # that one row may cost
 
 
 def heldout_score(path_dir: Path, data_dir: Path) -> float:
-    """Cross-entropy (nats per row), or the rmse in deviations of the target; each row is given alone."""
+    """Cross-entropy (nats per row), or the rmse in deviations of the target.
+
+    Each row is given alone and, as in use, without its padding.
+    """
     manifest = json.loads((data_dir / "manifest.json").read_text())
     outputs, targets = heldout_outputs(path_dir, data_dir)
     if manifest["classes"]:
@@ -44,9 +47,13 @@ def heldout_outputs(path_dir: Path, data_dir: Path, split: str = "heldout") -> t
     """What the best checkpoint says of a split, (N, C) or (N,), and the truth (N,)."""
     torch.set_num_threads(1)
     model = load_model(path_dir)
+    pad_id = json.loads((data_dir / "manifest.json").read_text())["inputs"]["pad_id"]
     inputs, targets = (torch.from_numpy(load(data_dir, split, part)) for part in ("inputs", "targets"))
     with torch.inference_mode():
-        outputs = torch.cat([model(row) for row in inputs.split(1)])
+        rows = inputs.split(1)
+        if pad_id is not None:
+            rows = tuple(row[:, : int((row != pad_id).sum())] for row in rows)
+        outputs = torch.cat([model(row) for row in rows])
     return outputs, targets
 
 
