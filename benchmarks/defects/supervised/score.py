@@ -65,6 +65,14 @@ def load(data_dir: Path, split: str, part: str) -> NDArray[Any]:
 
 def load_model(path_dir: Path) -> nn.Module:
     """model.py with the weights of the best checkpoint, in eval mode."""
+    model = build(path_dir)
+    pointer = json.loads((path_dir / "ckpts" / "best.json").read_text())
+    model.load_state_dict(load_file(path_dir / "ckpts" / pointer["dir"] / "model.safetensors"), strict=False)
+    return model.eval()
+
+
+def build(path_dir: Path) -> nn.Module:
+    """The model of model.py with the sizes of config.json and fresh weights."""
     spec = importlib.util.spec_from_file_location("_benchmarked_model", path_dir / "model.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"{path_dir / 'model.py'} cannot be imported")
@@ -76,9 +84,7 @@ def load_model(path_dir: Path) -> nn.Module:
     config_class: Any = getattr(module, f"{name}Config")
     known = {key: value for key, value in config.items() if key in config_class.__dataclass_fields__}
     model: nn.Module = getattr(module, name)(config_class(**known))
-    pointer = json.loads((path_dir / "ckpts" / "best.json").read_text())
-    model.load_state_dict(load_file(path_dir / "ckpts" / pointer["dir"] / "model.safetensors"), strict=False)
-    return model.eval()
+    return model
 
 
 def main() -> int:
