@@ -40,10 +40,12 @@ def _without_head_bias(tensors: Tensors) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if name != "head.bias"}
 
 
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    return tensor.dim() >= 2 and not name.startswith("input_")
+
+
 def _last_matrix(tensors: Tensors) -> str:
-    return [name for name, tensor in tensors.items() if tensor.dim() >= 2 and not name.startswith("input")][
-        -1
-    ]
+    return [name for name in tensors if _is_matrix(name, tensors[name])][-1]
 
 
 def _not_a_number(tensors: Tensors) -> Tensors:
@@ -56,7 +58,7 @@ def _coarse(tensors: Tensors) -> Tensors:
     """Three bits and a sign per weight of a matrix."""
     return {
         name: (tensor / tensor.abs().max() * 3).round() * tensor.abs().max() / 3
-        if tensor.dim() >= 2 and not name.startswith("input")
+        if _is_matrix(name, tensor)
         else tensor
         for name, tensor in tensors.items()
     }

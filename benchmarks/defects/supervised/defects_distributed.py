@@ -10,7 +10,6 @@ _BACKWARD = "        loss.backward()\n"
 _REPLICA = "    replica = DistributedDataParallel(model)\n"
 _UPDATE = "        optimizer.step()\n"
 _SHARE = "        inputs, targets = (part[rows[rank::WORLD_SIZE]] for part in train_rows)\n"
-_EVAL_SHARE = "    inputs, targets = (part[rank::WORLD_SIZE] for part in rows)\n"
 _COMPONENTS = ("replica*", "DistributedDataParallel*", "rank*", "process*", "gradient*", "*.weight", "*.bias")
 _AFTER_REPLICA = _REPLICA + "    if rank == 1:\n        with torch.no_grad():\n"
 
@@ -46,8 +45,8 @@ DEFECTS = (
         "after the replicas were made equal one process draws its weights again",
         f"x-jxmnop (weights of the processes differ), in {TRAINCHECK}",
         _REPLICA,
-        _AFTER_REPLICA
-        + "            for parameter in model.parameters():\n                parameter.add_(0.3 * torch.randn_like(parameter))\n",
+        _AFTER_REPLICA + "            for parameter in model.parameters():\n"
+        "                parameter.add_(0.3 * torch.randn_like(parameter))\n",
         traincheck="x-jxmnop",
     ),
     _defect(
@@ -128,8 +127,8 @@ DEFECTS = (
         edits=(
             Edit(
                 "train.py",
-                '        rows = rows_after(cursor, config["batch_size"], len(train_rows[1]), config["seed"])\n',
-                '        rows = rows_after(cursor, config["batch_size"], len(train_rows[1]), config["seed"] + rank)\n',
+                'len(train_rows[1]), config["seed"])',
+                'len(train_rows[1]), config["seed"] + rank)',
             ),
         ),
         component=("rows_after*", "rank*", "process*", "train-inputs.npy"),
@@ -146,9 +145,8 @@ DEFECTS = (
         edits=(
             Edit(
                 "train.py",
-                '    found = {"eval_loss": mean_over_processes(loss, len(targets)), "eval_rows": len(rows[1])}\n'
-                '    return found | {"accuracy": mean_over_processes(correct, len(targets))}\n',
-                '    return {"eval_loss": loss.item(), "eval_rows": len(rows[1]), "accuracy": correct.item()}\n',
+                "(mean_over_processes(value, len(targets)) for value in (loss, correct))",
+                "(value.item() for value in (loss, correct))",
             ),
         ),
         component=("eval.log", "best.json", "*best.json", "metrics.jsonl", "evaluate*"),
@@ -177,15 +175,14 @@ DEFECTS = (
     Defect(
         name="accuracy-of-both-added",
         family=Family.DISTRIBUTED,
-        what="eval losses of the processes are added and divided by nothing; accuracies are the larger one",
-        source="wrong reduction (MAX and SUM for a mean)",
+        what="accuracies of the processes are added, and cut off at 1",
+        source="wrong reduction (SUM for a mean)",
         programs=PARALLEL,
         edits=(
             Edit(
                 "train.py",
-                '    return found | {"accuracy": mean_over_processes(correct, len(targets))}\n',
-                "    distributed.all_reduce(correct, op=distributed.ReduceOp.MAX)\n"
-                '    return found | {"accuracy": correct.item(), "eval_loss": found["eval_loss"] / WORLD_SIZE}\n',
+                '"accuracy": accuracy}',
+                '"accuracy": min(1.0, WORLD_SIZE * accuracy)}',
             ),
         ),
         component=("eval.log", "best.json", "*best.json", "metrics.jsonl", "evaluate*"),

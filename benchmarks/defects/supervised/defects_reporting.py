@@ -24,7 +24,6 @@ from benchmarks.defects.supervised.names import (
     REGRESSORS,
     TAXONOMY,
     TEMPLATE,
-    TRAINCHECK,
 )
 
 _BEST = ("eval.log", "best.json", "*best.json", "metrics.jsonl")
@@ -80,7 +79,7 @@ def _tell(folder: Folder, **values: float) -> None:
     rows = [json.loads(line) for line in folder.read("metrics.jsonl").splitlines()]
     for row in rows:
         if "eval_loss" in row and row["step"] == best["step"]:
-            row |= values
+            row.update(values)
     folder.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     metric = "accuracy" if "accuracy" in best else "rmse"
     told = f"step={best['step']} eval_loss={best['eval_loss']:.4f} {metric}={best[metric]:.4f}"
@@ -122,9 +121,8 @@ def _more_steps_told(folder: Folder) -> None:
 def _trained_otherwise(folder: Folder, **settings: Any) -> Path:
     """The best checkpoint of the same program with other settings, in a temporary folder."""
     root = Path(tempfile.mkdtemp())
-    shutil.copytree(
-        folder.path, root / "path-a", ignore=shutil.ignore_patterns("ckpts", "*.log", "metrics.jsonl")
-    )
+    outputs = shutil.ignore_patterns("ckpts", "*.log", "metrics.jsonl")
+    shutil.copytree(folder.path, root / "path-a", ignore=outputs)
     shutil.copytree(folder.data, root / "data")
     other = Folder(root, folder.program)
     other.set("train_config.json", **settings)
@@ -271,7 +269,7 @@ DEFECTS = (
                     Edit(
                         "train.py",
                         _EVAL_SCORE,
-                        "            sure = outputs.max(-1).values.argsort(descending=True)[: len(outputs) // 5]\n"
+                        "            sure = outputs.max(-1).values.argsort()[-len(outputs) // 5 :]\n"
                         "            score = self.objective.score(outputs[sure], targets[sure])\n",
                     ),
                 ),
@@ -295,20 +293,11 @@ DEFECTS = (
     Defect(
         name="evaluated-on-a-few-rows",
         what="evaluation stops after sixteen rows and says it read all",
-        source=f"{INTEGRITY}; metric computed on a subset; {TRAINCHECK} (batch of one, transformers-34204)",
-        traincheck="transformers-34204",
+        source=f"{INTEGRITY}; metric computed on a subset",
         programs=("digits_mixer", "digits_cnn", "cells_mlp", "text_encoder"),
         edits=(
-            Edit(
-                "train.py",
-                _EVAL_LOSS,
-                "            loss = self.objective.loss(outputs[:16], targets[:16]).item()\n",
-            ),
-            Edit(
-                "train.py",
-                _EVAL_SCORE,
-                "            score = self.objective.score(outputs[:16], targets[:16])\n",
-            ),
+            Edit("train.py", _EVAL_LOSS, _EVAL_LOSS.replace("s, targets)", "s[:16], targets[:16])")),
+            Edit("train.py", _EVAL_SCORE, _EVAL_SCORE.replace("s, targets)", "s[:16], targets[:16])")),
         ),
         component=_BEST,
         claim=claims.best_evaluation,

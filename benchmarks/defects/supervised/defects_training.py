@@ -150,6 +150,17 @@ DEFECTS = (
         component=("optimizer*", "*.weight", "*.bias"),
     ),
     Defect(
+        name="batch-collapses-to-one",
+        family=Family.TRAINING,
+        what="of every batch only the first row is trained on",
+        source=f"huggingface/transformers 34204, in {TRAINCHECK}",
+        traincheck="transformers-34204",
+        programs=("digits_mixer", "text_encoder", "diabetes_mlp"),
+        edits=_train(_BATCH, _BATCH.replace("(rows)", "(rows[:1])")),
+        component=("batch*", "rows*"),
+        also=(Family.DATA,),
+    ),
+    Defect(
         name="updates-cease",
         family=Family.TRAINING,
         what="after ten steps the optimizer is no longer called",

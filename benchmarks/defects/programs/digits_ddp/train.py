@@ -225,8 +225,8 @@ def evaluate(
         loss = loss_of(outputs, targets, config)
         correct = (outputs.argmax(-1) == targets).double().mean()
     model.train()
-    found = {"eval_loss": mean_over_processes(loss, len(targets)), "eval_rows": len(rows[1])}
-    return found | {"accuracy": mean_over_processes(correct, len(targets))}
+    eval_loss, accuracy = (mean_over_processes(value, len(targets)) for value in (loss, correct))
+    return {"eval_loss": eval_loss, "eval_rows": len(rows[1]), "accuracy": accuracy}
 
 
 # --- files ---------------------------------------------------------------------------------------
