@@ -6,15 +6,15 @@ import json
 from typing import Any
 
 import numpy as np
-
 from benchmarks.defects.case import Action, Clean, Edit, Folder
+
 from benchmarks.defects.supervised.data import read_split, replace_split
 from benchmarks.defects.supervised.names import PARALLEL, TEMPLATE
 
 SEEDS = (101, 102, 103, 104, 105, 106)
 _EVERY = (*TEMPLATE, *PARALLEL)
 _WARNING = (
-    "/usr/lib/python3/dist-packages/torch/storage.py:414: FutureWarning: the argument `wait` will be removed.\n"
+    "/usr/lib/python3/site-packages/torch/storage.py:414: FutureWarning: the argument `wait` will be removed\n"
     "  warnings.warn(\n"
 )
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SIGMAS = 2.0
 """Standard errors by which a model has to beat a constant; one in 44 models that are worth nothing does."""
 _LEAST_SKILL = 0.15
-"""Of what the simple model gains over a constant. Sound trainings reach 0.8 and more, one of 40 steps 0.2: weak
-and honest is a remark, next to nothing is a failure."""
+"""Of what the simple model gains over a constant. Sound trainings reach 0.8 and more, one of 40 steps 0.2:
+weak and honest is a remark, next to nothing is a failure."""
 _BIAS = 0.2  # standard deviations of the target
 _WIDEST_MATRIX = 20
 

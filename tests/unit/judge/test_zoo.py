@@ -251,7 +251,7 @@ _LLAMA = {
         r"LlamaLike\.generate",
     ),
     "noise-from-elsewhere": (
-        "train-mode",
+        "dropout-mode",
         [
             ("import torch\n", "import random\n\nimport torch\n"),
             (FORWARD_HEAD, "return self.lm_head(self.norm(x)) * (random.random() if self.training else 1.0)"),
@@ -320,13 +320,13 @@ DEFECTS = {
                 "self.wte(input_ids) + self.wpe(positions)",
             ),
         ),
-        "train-mode",
+        "dropout-mode",
         r"drop|.*dropout",
     ),
     "dropout-though-none-configured": Defect(
         "gpt2-untied",
         (("self.drop = nn.Dropout(config.dropout)", "self.drop = nn.Dropout(0.2)"),),
-        "train-mode",
+        "dropout-mode",
         "drop",
     ),
     "one-expert-per-token": Defect(

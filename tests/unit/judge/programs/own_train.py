@@ -1,4 +1,4 @@
-# ruff: noqa: C901, PLR0915, RET502, RET503 - one long function, as such programs are written
+# ruff: noqa: C901, PLR0915, RET503 - one long function, as such programs are written
 """A training program of another hand that keeps to the contract: other loop, sampler, optimizer, files.
 
 Plain torch; windows drawn with replacement from a seed per step; the loss outside the model; a LambdaLR;
