@@ -89,7 +89,14 @@ def test_a_sound_checkpoint_passes_every_probe(kind, sound, asked, texts):
     assert found.writings[0].output
 
 
-@pytest.mark.parametrize("what", DEFECTS)
+@pytest.mark.parametrize(
+    "what",
+    # Mixtures of experts take longest to train.
+    [
+        pytest.param(what, marks=pytest.mark.slow) if one.base == "mixtral" else what
+        for what, one in DEFECTS.items()
+    ],
+)
 def test_a_planted_defect_fails_its_probe_and_the_component_is_named(what, sound, asked, texts, tmp_path):
     defect = DEFECTS[what]
     directory = copy_of(sound(defect.base), tmp_path / "checkpoint")
@@ -98,13 +105,6 @@ def test_a_planted_defect_fails_its_probe_and_the_component_is_named(what, sound
     result = _probed(defect.probe, directory, asked(trust_remote_code=has_code, **defect.question))
     assert (result.verdict, result.component) == ("fail", defect.component), result
     assert result.detail
-
-
-@pytest.mark.parametrize("what", {defect.probe: what for what, defect in DEFECTS.items()}.values())
-def test_what_a_defect_fails_the_sound_checkpoint_passes(what, sound, asked):
-    defect = DEFECTS[what]
-    result = _probed(defect.probe, sound(defect.base), asked())
-    assert result.verdict == "pass", result
 
 
 def test_a_sharded_checkpoint_is_whole(sound, asked, tmp_path):
