@@ -14,7 +14,7 @@ from benchmarks.defects.supervised.names import PARALLEL, TEMPLATE
 SEEDS = (101, 102, 103, 104, 105, 106)
 _EVERY = (*TEMPLATE, *PARALLEL)
 _WARNING = (
-    "/usr/lib/python3/site-packages/torch/storage.py:414: FutureWarning: the argument `wait` will be removed\n"
+    "/usr/lib/python3/torch/storage.py:414: FutureWarning: the argument `wait` will be removed\n"
     "  warnings.warn(\n"
 )
 
