@@ -182,7 +182,12 @@ DEFECTS: dict[str, Planted] = {
     ),
     "no-warm-up": Planted(
         "learning-rate",
-        (train("if step < config.warmup_steps:", "if step < 0:"),),
+        (
+            train(
+                "return config.learning_rate * (step + 1) / config.warmup_steps",
+                "return config.learning_rate",
+            ),
+        ),
         "DeepCrime: learning rate",
     ),
     "rate-never-set": Planted(

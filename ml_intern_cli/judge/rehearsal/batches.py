@@ -191,8 +191,7 @@ def _no_replay(bench: RehearsalBench) -> Measurement:
 
 def _chance_repeats(bench: RehearsalBench, count: int) -> int:
     """Repeats that sampling with replacement, which is sound, makes once in a million rehearsals."""
-    tokens, seq_len = len(bench.corpus.stream(Split.TRAIN)), int(bench.record.config.get("seq_len") or 1)
-    windows = max(1, tokens // seq_len - 1)
+    windows = bench.windows_per_epoch()
     if count > windows:
         return count  # more than an epoch
     expected = count * (count - 1) / 2 / windows

@@ -42,7 +42,14 @@ class Made:
 
 
 class RehearsalBench:
-    """One rehearsal. Everything is computed at most once, the first time a probe asks for it."""
+    """One rehearsal of a language model. Everything is computed at most once, when a probe first asks.
+
+    What depends on the task is in the methods and names above ``record``; ``rows.RowRehearsalBench`` has
+    those of classifiers and regressors.
+    """
+
+    consumed = "tokens"  # what ckpts/last.json counts
+    evaluated = "eval_tokens"  # what a row of metrics.jsonl counts
 
     def __init__(
         self,
@@ -65,6 +72,41 @@ class RehearsalBench:
         self._broken: Unusable | None = None
         self._recomputed: dict[tuple[int, int, int], Recomputed] = {}
 
+    @property
+    def data_dir(self) -> Path:
+        """The run's ``data/``."""
+        return self.corpus.directory
+
+    def size_of(self, call: Call) -> int:
+        """What a call consumes: tokens."""
+        return int(call.inputs()[0].numel())
+
+    def windows_per_epoch(self) -> int:
+        """How many different windows training can be fed."""
+        return max(1, len(self.corpus.stream(Split.TRAIN)) // int(self.record.config.get("seq_len") or 1) - 1)
+
+    def windows_per_step(self) -> int | None:
+        """How many windows a step is planned to take, over all processes; None when nothing says."""
+        config = self.record.config
+        accumulation, micro_batch = config.get("accumulation"), config.get("micro_batch")
+        if not isinstance(accumulation, int) or not isinstance(micro_batch, int):
+            return None
+        return accumulation * micro_batch
+
+    def evaluated_targets(self, call: Call) -> torch.Tensor:
+        """The true next tokens (B, T) of an evaluated call, all of whose rows have a place."""
+        import numpy as np
+        import torch
+
+        length = call.inputs()[0].shape[1]
+        places = [place for place in self.evaluated_places[id(call)] if place is not None]
+        streams = [self.corpus.stream(place.split).read(place.start + 1, length) for place in places]
+        return torch.from_numpy(np.stack(streams))
+
+    def new_replay(self) -> Replay:
+        """The judge's model. Raises Unusable."""
+        return Replay(self.artifact)
+
     def give_up(self, reason: Unusable) -> None:
         """Rehearse nothing, for a reason that every probe then gives."""
         self._broken = reason
@@ -84,7 +126,7 @@ class RehearsalBench:
     def _record(self) -> Record:
         return rehearse(
             self.artifact.directory,
-            self.corpus.directory,
+            self.data_dir,
             scratch=self._scratch,
             num_parameters=self._num_parameters,
             launcher=self._launcher,
@@ -120,7 +162,7 @@ class RehearsalBench:
     @cached_property
     def replay(self) -> Replay:
         """The judge's model. Raises Unusable."""
-        return Replay(self.artifact)
+        return self.new_replay()
 
     def recomputed(self, made: Made) -> Recomputed | None:
         """The judge's own computation of a step; None where the state was not written down."""

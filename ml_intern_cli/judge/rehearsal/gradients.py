@@ -48,23 +48,19 @@ ZERO_GRAD = Probe(
 
 
 def _accumulation(bench: RehearsalBench) -> Measurement:
-    config = bench.record.config
-    planned = config.get("accumulation")
+    planned = bench.windows_per_step()
     problems: list[tuple[Made, str]] = []
     weights = set()
     for made in bench.made:
         calls = made.step.calls
         ranks = len(made.start.processes)
-        if isinstance(planned, int) and isinstance(config.get("micro_batch"), int):
-            rows = sum(call.inputs()[0].shape[0] for call in calls) * ranks
-            if rows != planned * config["micro_batch"]:
-                problems.append(
-                    (made, f"{rows} windows make a step, {planned * config['micro_batch']} planned")
-                )
+        rows = sum(call.inputs()[0].shape[0] for call in calls) * ranks
+        if planned is not None and rows != planned:
+            problems.append((made, f"{rows} windows make a step, {planned} planned"))
         backs = [back for call in calls for back in call.backwards]
         if len(backs) > 1 and any(not int(back.get("carried", 1)) for back in backs[1:]):
             problems.append((made, "the gradients of earlier micro-batches are cleared before the step"))
-        weight = _weight(made)
+        weight = _weight(bench, made)
         if weight is not None:
             weights.add(round(weight, 3))
             if abs(weight - 1) > 0.02:
@@ -82,8 +78,10 @@ def _accumulation(bench: RehearsalBench) -> Measurement:
     )
 
 
-def _weight(made: Made) -> float | None:
+def _weight(bench: RehearsalBench, made: Made) -> float | None:
     """The sum of the weights with which the micro-batches' mean losses entered the gradient."""
+    if bench.record.config.get("label_smoothing"):
+        return None  # the gradient of the logits then says less
     total = 0.0
     for call in made.step.calls:
         if not call.backwards:
@@ -145,7 +143,7 @@ def _grad_clip(bench: RehearsalBench) -> Measurement:
             wrong.append((made, f"the optimizer gets a gradient of norm {norm:.4g}"))
             continue
         own = bench.recomputed(made) if made in bench.fresh else None
-        weight = _weight(made)
+        weight = _weight(bench, made)
         if own is None or weight is None:
             continue
         expected = own.norm * weight if limit <= 0 else min(own.norm * weight, limit)

@@ -268,7 +268,7 @@ class Recorder:
                 refs = {"output": self.tensor(total), "gradient": self.tensor(back)}
             else:
                 refs = {}
-            if total.ndim > 1:
+            if total.ndim > 1 and total.shape[-1] > 1:
                 targets, weights = recover_targets(total, back)
                 refs |= {"targets": self.tensor(targets), "weights": self.tensor(weights)}
             self.event("backward", call=number, carried=self._carried(), **refs)

@@ -164,7 +164,7 @@ def rehearsal_config(original: dict[str, Any], num_parameters: int) -> tuple[dic
     changes = {
         "seq_len": shortened,
         "steps": steps,
-        "warmup_steps": min(warmup, every // 2) if isinstance(warmup, int) else warmup,
+        "warmup_steps": min(warmup, every + 1) if isinstance(warmup, int) else warmup,
         "micro_batch": min(micro, int(original.get("micro_batch") or micro)),
         "batch_size": min(8, int(original.get("batch_size") or 8)),
         "accumulation": accumulation,

@@ -142,10 +142,14 @@ class Replay:
         total, count = 0.0, 0
         for call, target in zip(calls, targets, strict=True):
             with self._surroundings(call), torch.no_grad(), self._autocast(call):
-                logits = logits_of(self._artifact, self.model, call.inputs()[0])
-                total += float(token_losses(logits.float(), target).double().sum())
-            count += target.numel()
+                part, size = self._evaluated_loss(call, target)
+            total, count = total + part, count + size
         return total / max(1, count), count
+
+    def _evaluated_loss(self, call: Call, targets: torch.Tensor) -> tuple[float, int]:
+        """The summed loss of one call against its true targets, and how many they are."""
+        logits = logits_of(self._artifact, self.model, call.inputs()[0])
+        return float(token_losses(logits.float(), targets).double().sum()), targets.numel()
 
     def after_optimizer_step(self, process: Process, step: Step, next_call: Call) -> list[str]:
         """Tensors that the model's own update, which train.py has to call, would have changed otherwise.

@@ -14,8 +14,6 @@ from ml_intern_cli.judge.probe import Category, Measurement, Probe
 from ml_intern_cli.judge.rehearsal.rehearse import is_finite
 
 if TYPE_CHECKING:
-    import torch
-
     from ml_intern_cli.judge.rehearsal.bench import RehearsalBench
     from ml_intern_cli.judge.rehearsal.record import Call, Process, Start
 
@@ -162,19 +160,19 @@ def _logged_steps(bench: RehearsalBench) -> Measurement:
     rows = {
         call_rows
         for made in bench.made
-        for call_rows in [
-            sum(call.inputs()[0].numel() for call in made.step.calls) * len(made.start.processes)
-        ]
+        for call_rows in [sum(bench.size_of(call) for call in made.step.calls) * len(made.start.processes)]
     }
-    if not problem and len(rows) == 1 and is_finite(last.last.get("tokens")):
+    if not problem and len(rows) == 1 and is_finite(last.last.get(bench.consumed)):
         consumed = last.last_step * rows.pop()
-        if last.last["tokens"] != consumed:
-            problem = f"last.json claims {last.last['tokens']} tokens, {consumed} were consumed"
+        if last.last[bench.consumed] != consumed:
+            problem = (
+                f"last.json claims {last.last[bench.consumed]} {bench.consumed}, {consumed} were consumed"
+            )
     return Measurement(
         passed=not problem,
         measured=f"{len(steps)} lines for {len(expected)} steps",
         allowed="one line per step, and the tokens that were really consumed",
-        component=bench.line("tokens" if "tokens" in problem else r"step=.*loss=", r"train\.log")
+        component=bench.line(bench.consumed if "last.json" in problem else r"step=.*loss=", r"train\.log")
         if problem
         else "",
         detail=problem,
@@ -262,7 +260,7 @@ def _source(bench: RehearsalBench, evaluation: Evaluation) -> str:
 
 def _mistaken(bench: RehearsalBench, evaluation: Evaluation, claim: dict[str, Any]) -> tuple[str, float]:
     """What is wrong with the claimed loss or tokens; and how far the loss is off."""
-    targets = [_targets(bench, call) for call in evaluation.calls]
+    targets = [bench.evaluated_targets(call) for call in evaluation.calls]
     # A stop that had to be prompt may evaluate again: the last windows are those of the claim.
     try:
         loss, tokens = bench.replay.evaluation(
@@ -270,29 +268,15 @@ def _mistaken(bench: RehearsalBench, evaluation: Evaluation, claim: dict[str, An
         )
     except Unusable:
         return "", 0.0  # the state was not written down
-    claimed_tokens = claim.get("eval_tokens")
+    claimed_tokens = claim.get(bench.evaluated)
     if isinstance(claimed_tokens, int) and claimed_tokens != tokens:
-        return f"{claimed_tokens} tokens are claimed, {tokens} were evaluated", 0.0
+        return f"{claimed_tokens} {bench.consumed} are claimed, {tokens} were evaluated", 0.0
     value = float(claim["eval_loss"])
     if abs(value - loss) > _ABSOLUTE + _RELATIVE * abs(loss):
-        return f"{value:.4f} is claimed, the judge gets {loss:.4f} on {tokens} tokens", abs(value - loss)
+        return f"{value:.4f} is claimed, the judge gets {loss:.4f} on {tokens} {bench.consumed}", abs(
+            value - loss
+        )
     return "", abs(value - loss)
-
-
-def _targets(bench: RehearsalBench, call: Call) -> torch.Tensor:
-    """The true next tokens (B, T) of an evaluated call, from the corpus."""
-    import numpy as np
-    import torch
-
-    from ml_intern_cli.judge.rehearsal.bench import rows_of
-
-    ids = rows_of(call)
-    assert ids is not None  # noqa: S101 - it was located by its ids
-    rows = []
-    for place in bench.evaluated_places[id(call)]:
-        assert place is not None  # noqa: S101 - _source found a place for each
-        rows.append(bench.corpus.stream(place.split).read(place.start + 1, ids.shape[1]))
-    return torch.from_numpy(np.stack(rows))
 
 
 EVAL_RECOMPUTED = Probe(
