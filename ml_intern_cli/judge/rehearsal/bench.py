@@ -70,6 +70,7 @@ class RehearsalBench:
         self._progress = progress
         self._limit_s = limit_s
         self._broken: Unusable | None = None
+        self._own_moves: dict[tuple[int, int, int], dict[str, int]] = {}
         self._recomputed: dict[tuple[int, int, int], Recomputed] = {}
 
     @property
@@ -172,6 +173,13 @@ class RehearsalBench:
                 return None
             self._recomputed[key] = self.replay.step(made.process, made.step)
         return self._recomputed[key]
+
+    def own_moves(self, made: Made) -> dict[str, int]:
+        """As ``Replay.own_moves``, once per step."""
+        key = (made.start.number, made.process.rank, made.step.number)
+        if key not in self._own_moves:
+            self._own_moves[key] = self.replay.own_moves(made.process, made.step)
+        return self._own_moves[key]
 
     def tolerance(self, made: Made) -> float:
         """The relative difference that rounding explains, in the precision of a step's forward pass."""

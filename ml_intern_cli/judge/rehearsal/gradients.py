@@ -67,7 +67,7 @@ def _accumulation(bench: RehearsalBench) -> Measurement:
                 problems.append(
                     (made, f"the losses of the {len(calls)} micro-batches add up with weight {weight:.3g}")
                 )
-    told = ", ".join(map(str, sorted(weights)[:3]))
+    told = ", ".join(map(str, sorted(weights)[:3])) or "unknown size"
     made_, text = problems[0] if problems else (bench.made[0], "")
     return Measurement(
         passed=not problems,
@@ -195,7 +195,7 @@ def _gradient(bench: RehearsalBench) -> Measurement:
                 passed=False,
                 measured=f"{difference:.2g} of its norm away in {made.where}",
                 allowed=f"≤ {10 * bench.tolerance(made):.2g} from the judge's gradient of the same batch",
-                component=bench.line("clip_grad", r"backward\(") if is_everywhere else name,
+                component=bench.line("clip_grad", r"backward\(") + ("" if is_everywhere else f", {name}"),
                 detail=f"{len(off)} of {len(shares)} parameters; {name} by {share:.2g} of its norm"
                 f"{_only_one(own, found)} (step at {made.step.updates[-1].line})",
             )

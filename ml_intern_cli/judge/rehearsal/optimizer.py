@@ -33,8 +33,8 @@ def _optimizer_coverage(bench: RehearsalBench) -> Measurement:
         passed=not problems,
         measured=f"{len(trainable & set(held))} of {len(trainable)} trainable parameters, {frozen} frozen",
         allowed="every trainable parameter once, and nothing else",
-        component=(missing or twice or [bench.line(r"optim\.\w+\(", "optimizer")])[0] if problems else "",
-        detail="; ".join(problems) + (f" ({_built_at(bench)})" if problems else ""),
+        component=", ".join([_built_at(bench), *(missing or twice)[:1]]) if problems else "",
+        detail="; ".join(problems),
     )
 
 
@@ -82,9 +82,8 @@ def _weight_decay_groups(bench: RehearsalBench) -> Measurement:
         passed=not wrong,
         measured=f"{len(wrong)} parameters with another decay than planned",
         allowed=f"{planned} on matrices, 0 on norms and biases",
-        component=wrong[0][0] if wrong else "",
-        detail="; ".join(f"{name} decays by {decay:g}, not {right:g}" for name, decay, right in wrong[:4])
-        + (f" ({bench.line('weight_decay.*:', 'weight_decay')})" if wrong else ""),
+        component=f"{bench.line('weight_decay.*[,}]$', 'weight_decay')}, {wrong[0][0]}" if wrong else "",
+        detail="; ".join(f"{name} decays by {decay:g}, not {right:g}" for name, decay, right in wrong[:4]),
     )
 
 
@@ -150,10 +149,19 @@ def _learning_rate(bench: RehearsalBench) -> Measurement:
         passed=False,
         measured=f"{rate:.3g} in {made.where}; {len(wrong)} steps are off",
         allowed=f"{scheduled(made.step.number - 1, config):.3g}, give or take a step",
-        component=bench.line(r"\[.lr.\]\s*=", r"scheduler\.step|lr_scheduler|LambdaLR|OneCycle", r"\blr="),
+        component=_scheduled_at(bench),
         detail=f"in a schedule of {config['steps']} steps with {config.get('warmup_steps')} of warm-up, "
         f"{config['schedule']} from {config['learning_rate']:g} to {config.get('min_learning_rate')}",
     )
+
+
+def _scheduled_at(bench: RehearsalBench) -> str:
+    """Where the rate is computed, unless it never changes; and where it is set."""
+    sets = bench.line(r"\[.lr.\]\s*=", r"scheduler\.step|lr_scheduler|LambdaLR|OneCycle", r"\blr=")
+    updates = [update for made in bench.made for update in made.step.updates]
+    rates = {group.get("lr") for update in updates for group in update.groups}
+    computes = bench.line(r"def \w*(learning_rate|lr_|_lr|schedule|warm)", r"def rate")
+    return sets if len(rates) == 1 or computes == "train.py" else f"{computes}, {sets}"
 
 
 LEARNING_RATE = Probe(

@@ -27,10 +27,10 @@ def _checkpoint_whole(bench: RehearsalBench) -> Measurement:
         if problem:
             return Measurement(
                 passed=False,
-                measured=f"step {made.number}: {problem}",
+                measured=f"another model in the checkpoint of step {made.number}",
                 allowed="every parameter of that step, as the optimizer left it",
-                component=component,
-                detail=f"written at {bench.line('save_file', 'def save', 'safetensors')}",
+                component=f"{bench.line(r'save_file[(]', 'def save')}, {component}",
+                detail=problem,
             )
         compared += 1
     return Measurement(
@@ -38,7 +38,7 @@ def _checkpoint_whole(bench: RehearsalBench) -> Measurement:
         measured=f"{compared} checkpoints",
         allowed="every parameter of that step, as the optimizer left it",
         detail="" if compared else "no checkpoint of a recorded step was left",
-        component="" if compared else bench.line("save_file", "def save"),
+        component="" if compared else bench.line(r"save_file[(]", "def save"),
     )
 
 

@@ -151,30 +151,23 @@ class Replay:
         logits = logits_of(self._artifact, self.model, call.inputs()[0])
         return float(token_losses(logits.float(), targets).double().sum()), targets.numel()
 
-    def after_optimizer_step(self, process: Process, step: Step, next_call: Call) -> list[str]:
-        """Tensors that the model's own update, which train.py has to call, would have changed otherwise.
+    def own_moves(self, process: Process, step: Step) -> dict[str, int]:
+        """Tensors that the model's own after_optimizer_step() moves in a step, by their bit sums before.
 
-        Plays the forward passes of the step (they may count in buffers), then after_optimizer_step(), and
-        compares what it does not leave to the optimizer with what the next step found.
+        Plays the forward passes of the step first, since they may count in buffers.
         """
         import torch
 
-        update = getattr(self.model, "after_optimizer_step", None)
-        if not callable(update):
-            return []
         self.load(process, step.first)
         for call in step.calls:
             with self._surroundings(call), self._autocast(call):
                 self.model.train(call.training_mode)
                 self.loss(call)
         own = dict([*self.model.named_parameters(), *self.model.named_buffers()])
-        trainable = set(process.model["trainable"])
         before = {name: bit_sum(tensor) for name, tensor in own.items()}
         with torch.no_grad(), self._artifact.foreign_code("after_optimizer_step()"):
-            update()
-        found = dict(zip(process.tensor_names, next_call.event.get("sums", ()), strict=False))
-        moved = {name for name, tensor in own.items() if bit_sum(tensor) != before[name]}
-        return sorted(name for name in moved - trainable if name in found and found[name] == before[name])
+            self.model.after_optimizer_step()  # type: ignore[operator]
+        return {name: before[name] for name, tensor in own.items() if bit_sum(tensor) != before[name]}
 
     @staticmethod
     def _autocast(call: Call) -> AbstractContextManager[Any]:

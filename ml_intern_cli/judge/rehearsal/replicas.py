@@ -36,8 +36,9 @@ def _replicas_agree(bench: RehearsalBench) -> Measurement:
                 name = next(n for n, a, b in zip(names, one, two, strict=True) if a != b)
                 return Measurement(
                     passed=False,
-                    measured=f"step {number}: {name} differs on ranks {process.rank} and {other.rank}",
+                    measured=f"apart after step {number}",
                     allowed=allowed,
+                    detail=f"step {number}: {name} differs on ranks {process.rank} and {other.rank}",
                     component=bench.line("DistributedDataParallel|DDP|all_reduce", "init_process_group"),
                 )
     if not compared:

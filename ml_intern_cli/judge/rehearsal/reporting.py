@@ -121,6 +121,7 @@ def _mislogged(bench: RehearsalBench, measured: str, allowed: str, slack: float)
         measured=measured,
         allowed=allowed + (f" (± {slack:.1g})" if slack else ""),
         component=bench.line(r"step=.*loss=", r"train\.log"),
+        detail=f"{measured}; {allowed}",
     )
 
 
@@ -213,9 +214,10 @@ def _eval_recomputed(bench: RehearsalBench) -> Measurement:
         if problem:
             return Measurement(
                 passed=False,
-                measured=f"after step {evaluation.step}: {problem}",
+                measured=f"wrong after step {evaluation.step}",
                 allowed="the loss on those very windows of val, recomputed in eval mode",
                 component=evaluation.calls[0].line,
+                detail=f"after step {evaluation.step}: {problem}",
             )
     claimed = [
         row
@@ -226,9 +228,10 @@ def _eval_recomputed(bench: RehearsalBench) -> Measurement:
     if claimed and not compared and not any(len(s.processes) > 1 for s in bench.record.starts):
         return Measurement(
             passed=False,
-            measured=f"{len(claimed)} evaluations are claimed, the model was never called on val",
+            measured="no evaluation",
             allowed="the loss on windows of val, recomputed",
             component=bench.line("eval_loss"),
+            detail=f"{len(claimed)} evaluations are claimed, the model was never called on val",
         )
     return Measurement(
         passed=True,

@@ -30,7 +30,7 @@ def _train_runs(bench: RehearsalBench) -> Measurement:
         passed=not problem,
         measured=f"{steps} steps in {len(record.starts)} starts, {seconds:.1f} s",
         allowed="crashed, stopped and ended as asked, with a checkpoint each time",
-        component=component or ("train.py" if problem else ""),
+        component=component or (_kept_at(bench, start) if problem else ""),
         detail=problem,
     )
 
@@ -93,6 +93,17 @@ def _unkept(bench: RehearsalBench, start: Start) -> str:
         ),
     )
     return next((text for holds, text in reasons if holds), "")
+
+
+def _kept_at(bench: RehearsalBench, start: Start) -> str:
+    """Where a stop, a checkpoint or the end is taken care of."""
+    if start.number == 2:
+        return bench.line("SIGTERM", "signal")
+    return (
+        bench.line(r"checkpoint_every", "def save")
+        if start.number == 1
+        else bench.line(r"while .*steps?\b", r"for step")
+    )
 
 
 def _last_words(stderr: str) -> str:

@@ -161,12 +161,12 @@ def _difference(  # noqa: PLR0911 - one return per thing that may differ, in the
     bench: RehearsalBench, before: Made, after: Made, *, exact: bool
 ) -> tuple[str, str]:
     """What a step made again does differently, and where that is restored."""
-    loads = bench.line(r"def (load|resume)", r"load_file|load_state|resume")
+    loads = bench.line(r"load_file\(|load_state_dict", r"def (load|resume)", "resume")
     first, second = before.step, after.step
     where = f"step {second.number}, made again after a resume"
     for one, two in zip(first.calls, second.calls, strict=False):
         if not _same_inputs(one, two):
-            return f"{where}: another batch", bench.line("cursor.*=|cursor", r"def (load|resume)", "resume")
+            return f"{where}: another batch", loads
     if len(first.calls) != len(second.calls):
         return f"{where}: {len(second.calls)} micro-batches instead of {len(first.calls)}", loads
     sums, sums_again = first.first.event.get("sums"), second.first.event.get("sums")
@@ -182,7 +182,7 @@ def _difference(  # noqa: PLR0911 - one return per thing that may differ, in the
         if name:
             return f"{where}: the optimizer's {name} is not what it was", loads
     if exact and _rng_of(first.calls) != _rng_of(second.calls) and _draws(before):
-        return f"{where}: other random numbers", bench.line("rng|manual_seed", "def (load|resume)")
+        return f"{where}: other random numbers", bench.line("set_rng_state", "rng|manual_seed")
     if exact and first.updates[-1].left["sums"] != second.updates[-1].left["sums"]:
         return f"{where}: the weights come out differently", loads
     return "", ""
@@ -233,7 +233,7 @@ def _gap(bench: RehearsalBench) -> tuple[str, str]:
     last, first = left.steps[-1], found.steps[0]
     if first.number != last.number + 1:
         return "", ""
-    loads = bench.line(r"def (load|resume)", r"load_file|load_state|resume")
+    loads = bench.line(r"load_file\(|load_state_dict", r"def (load|resume)", "resume")
     name = _other_moment(last.updates[-1].moments("after"), first.updates[-1].moments("before"))
     if name:
         return f"step {first.number}, after a stop: the optimizer's {name} is not what it was", loads

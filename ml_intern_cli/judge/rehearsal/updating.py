@@ -26,9 +26,10 @@ def _update(bench: RehearsalBench) -> Measurement:
         if problem:
             return Measurement(
                 passed=False,
-                measured=f"{made.where}: {problem}",
+                measured=f"another update in {made.where}",
                 allowed="one step of the optimizer with the planned settings, and nothing else",
                 component=component,
+                detail=f"{made.where}: {problem}",
             )
         compared += 1
     return Measurement(
@@ -75,26 +76,42 @@ def _off_the_rule(_: RehearsalBench, made: Made) -> tuple[str, str]:
     for update in made.step.updates:
         name = _disagrees(made, update)
         if name:
-            return f"{name} is not where {update.optimizer} takes it", name
+            return f"{name} is not where {update.optimizer} takes it", f"{update.line or 'train.py'}, {name}"
     return "", ""
 
 
 def _moved_afterwards(bench: RehearsalBench, made: Made) -> tuple[str, str]:
-    if not made.step.sums_next or callable(getattr(bench.replay.model, "after_optimizer_step", None)):
+    """A parameter that the next step does not find where the optimizer, or the model itself, left it."""
+    own = _own_moves(bench, made)
+    if not made.step.sums_next or own is None:
         return "", ""
     left = dict(zip(made.process.parameter_names, made.step.updates[-1].left["sums"], strict=True))
     found = dict(zip(made.process.tensor_names, made.step.sums_next, strict=False))
-    moved = [name for name in made.process.model["trainable"] if name in found and left[name] != found[name]]
-    return (f"{moved[0]} is changed after the optimizer's step", moved[0]) if moved else ("", "")
+    names = [name for name in made.process.model["trainable"] if name in found and name not in own]
+    moved = [name for name in names if left[name] != found[name]]
+    line = made.step.updates[-1].line or bench.line(_STEP_LINE)
+    return (f"{moved[0]} is changed after the optimizer's step", f"{line}, {moved[0]}") if moved else ("", "")
 
 
 def _not_moved_afterwards(bench: RehearsalBench, made: Made) -> tuple[str, str]:
-    following = _next(made)
-    if following is None or not made.step.first.event.get("state") or made not in bench.fresh:
+    """A tensor that the model's own update would have moved, and that the next step finds unmoved."""
+    following, own = _next(made), _own_moves(bench, made)
+    if following is None or not own:
         return "", ""
-    stays = bench.replay.after_optimizer_step(made.process, made.step, following.step.first)
+    found = dict(zip(made.process.tensor_names, following.step.first.event.get("sums", ()), strict=False))
+    trainable = set(made.process.model["trainable"])
+    stays = sorted(n for n, before in own.items() if n not in trainable and found.get(n) == before)
     line = made.step.updates[-1].line or bench.line(_STEP_LINE)
     return (f"after_optimizer_step() is not called: {stays[0]} stays", line) if stays else ("", "")
+
+
+def _own_moves(bench: RehearsalBench, made: Made) -> dict[str, int] | None:
+    """Tensors that after_optimizer_step() moves, by what they were before; None where it cannot be told."""
+    if not callable(getattr(bench.replay.model, "after_optimizer_step", None)):
+        return {}
+    if not made.step.first.event.get("state") or made not in bench.fresh:
+        return None
+    return bench.own_moves(made)
 
 
 def _next(made: Made) -> Made | None:
