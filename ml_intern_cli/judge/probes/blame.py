@@ -133,16 +133,18 @@ def strongest(bench: Bench, model: nn.Module, ids: torch.Tensor) -> str:
     )
 
 
-def common_module(names: list[str]) -> str:
-    """The parameter to blame; the module that holds them all, when there are several."""
-    if len(names) < 2:
-        return "".join(names)
-    shared = []
-    for parts in zip(*(name.split(".") for name in names), strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared) or names[0]
+def whole_module(model: nn.Module, names: list[str]) -> str:
+    """The largest module that these parameters make up; the first of them, when they make up none.
+
+    Of several such modules, the one with the most parameters counts; of equals, the first.
+    """
+    blamed = set(names)
+    best, most = (names[0] if names else ""), 1
+    for name, module in model.named_modules():
+        inside = [f"{name}.{one}" if name else one for one, _ in module.named_parameters()]
+        if len(inside) > most and name and blamed.issuperset(inside):
+            best, most = name, len(inside)
+    return best
 
 
 def unregistered(model: nn.Module) -> str:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
 from ml_intern_cli.judge.probes.anatomy import setting
-from ml_intern_cli.judge.probes.blame import common_module
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +78,7 @@ def _experts_per_token(bench: Bench) -> Measurement:
         passed=not wrong,
         measured=f"{' or '.join(map(str, seen)) or 'no'} of {count} experts per token",
         allowed=f"{wanted} for each of {len(ids)} tokens alone, in every layer",
-        component=common_module(list(wrong)),
+        component=next(iter(wrong), ""),
         detail=f"{next(iter(wrong))}: {', '.join(map(str, next(iter(wrong.values()))))}" if wrong else "",
     )
 
@@ -140,7 +139,7 @@ def _gate_weights(bench: Bench) -> Measurement:
         passed=not wrong,
         measured=f"redrawing a router between equal experts moves the logits by {sizes} of the largest",
         allowed=f"{'≤' if normalised else '>'} {_UNMOVED:.0e} of the largest",
-        component=common_module(wrong),
+        component=wrong[0] if wrong else "",
         detail=(
             f"the gates of {wrong[0]} do {'not ' if normalised else ''}sum to a constant, "
             f"config.json says {'they do' if normalised else 'they do not'}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
-from ml_intern_cli.judge.probes.anatomy import Layer, settings_like
+from ml_intern_cli.judge.probes.anatomy import Layer, setting, settings_like
 from ml_intern_cli.judge.probes.recording import recording
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def _layer_calls(bench: Bench) -> Measurement:
                     problems.append((name, f"{name} is never called"))
     problems = [] if any(value for _, value in settings_like(bench.config, _SHARING)) else problems
     problems += _shared_parameters(bench, model)
+    problems += _missing_layers(bench, [call.name for call in forward.calls])
     return Measurement(
         passed=not problems,
         measured=f"{len(problems)} of {checked} layers out of line",
@@ -70,6 +71,23 @@ def _layer_calls(bench: Bench) -> Measurement:
         component=problems[0][0] if problems else "",
         detail="; ".join(text for _, text in problems[:4]),
     )
+
+
+_NUM_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "layers", "depth")
+
+
+def _missing_layers(bench: Bench, called: list[str]) -> list[tuple[str, str]]:
+    """The list with more or fewer layers than config.json says; none when one or all together fit."""
+    declared = setting(bench.config, *_NUM_LAYERS)
+    if not isinstance(declared, int) or any(value for _, value in settings_like(bench.config, _SHARING)):
+        return []
+    counts = Counter(layer.stack for layer in bench.anatomy.layers if layer.name in called)
+    # A list of groups of layers has a divisor of the number; half of the layers may stand in each of two.
+    fits = [count for count in counts.values() if count == declared or (count > 1 and declared % count == 0)]
+    if not counts or fits or sum(counts.values()) == declared:
+        return []
+    stack, count = counts.most_common(1)[0]
+    return [(stack, f"{count} layers of {stack} are run, config.json says {declared}")]
 
 
 def _shared_parameters(bench: Bench, model: nn.Module) -> list[tuple[str, str]]:
@@ -97,7 +115,10 @@ LAYER_CALLS = Probe(
     name="layer-calls",
     category=Category.MODEL,
     meaning="every layer of a list is called as often as the others, and has weights of its own",
-    threshold="equal counts within a list and class; no parameter in two members of a list",
+    threshold=(
+        "equal counts within a list and class; no parameter in two members of a list; "
+        "as many layers as config.json says"
+    ),
     threshold_source=(
         "counted by hooks during a forward pass; config.json may say otherwise by a setting on "
         "sharing, recurrence or loops"
@@ -106,6 +127,7 @@ LAYER_CALLS = Probe(
         "a loop that starts at 1 or ends early",
         "[Block(config)] * n, which is one block n times",
         "a layer called twice after a merge",
+        "one layer fewer than configured",
     ),
     run=_layer_calls,
 )

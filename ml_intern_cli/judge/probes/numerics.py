@@ -28,7 +28,7 @@ def _precision(bench: Bench) -> Measurement:
     stored = [
         (name, str(tensor.dtype).removeprefix("torch."))
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if tensor.is_floating_point()
+        if tensor.is_floating_point() and tensor.numel() > 1  # a rounded scalar is a choice
     ]
     problems = [
         (name, f"{name} is stored in {dtype}")

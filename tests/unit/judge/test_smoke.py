@@ -11,7 +11,10 @@ from ml_intern_cli.documents.model import Verdict
 from ml_intern_cli.documents.probe import ProbeResult
 from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.judge.artifact import Artifact, Unusable, count_parameters
+from ml_intern_cli.judge.corpus import Corpus
+from ml_intern_cli.judge.probe import run_probe
 from ml_intern_cli.judge.probes import PROBES
+from ml_intern_cli.judge.probes.bench import Bench
 from ml_intern_cli.judge.smoke import smoke
 from tests import judged_path
 
@@ -62,6 +65,7 @@ DEFECTS = {
     ),
     "labels-not-shifted": ("objective", [(CROSS_ENTROPY, CROSS_ENTROPY.replace("targets", "input_ids"))]),
     "auxiliary-loss-in-the-log": ("objective", [(CROSS_ENTROPY, f"{CROSS_ENTROPY} + 0.1")]),
+    "probabilities-for-logits": ("overfit-one-batch", [(LOGITS, f"{LOGITS}.softmax(dim=-1)")]),
     "loss-of-the-wrong-sign": (
         "overfit-one-batch",
         [("return cross_entropy, cross_entropy", "return -cross_entropy, cross_entropy")],
@@ -108,10 +112,11 @@ COMPONENTS = {
     "unused-layer": "spare",
     "frozen": "positions.weight",
     "detached": "blocks",
-    "dead-expert": "blocks",
+    "dead-expert": "blocks.0.experts.up",
     "dropout-in-eval": "MiniGPT",
     "labels-not-shifted": "MiniGPT.loss",
     "auxiliary-loss-in-the-log": "MiniGPT.loss",
+    "probabilities-for-logits": "MiniGPT.forward",
     "transposed": "MiniGPT.forward",
     "one-position": "MiniGPT.forward",
     "not-a-number": "MiniGPT",
@@ -196,7 +201,9 @@ def test_defect_fails_its_probe(
     name, edits = DEFECTS[defect]
     path = judged_path.write_path(tmp_path, *edits, **sizes(vocab_size))
 
-    failed = probe(run(path, data, params), name)
+    artifact = Artifact(path)
+    bench = Bench(artifact, Corpus.open(data), target_params=params)
+    failed = run_probe(next(one for one in PROBES if one.name == name), bench, describe=artifact.describe)
 
     assert failed.verdict is Verdict.FAIL
     assert not failed.detail.startswith("not run")

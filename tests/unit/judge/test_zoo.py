@@ -99,6 +99,11 @@ _LLAMA = {
         [(LAYERS, "for index, layer in list(enumerate(self.layers))[1:]:")],
         r"layers\.0",
     ),
+    "one-layer-fewer": (
+        "layer-calls",
+        [("for _ in range(config.num_hidden_layers)", "for _ in range(config.num_hidden_layers - 1)")],
+        r"layers",
+    ),
     "one-layer-twice": (
         "layer-calls",
         [
@@ -333,25 +338,25 @@ DEFECTS = {
         "mixtral-alibi",
         (("topk(self.config.num_experts_per_tok, dim=-1)", "topk(1, dim=-1)"),),
         "experts-per-token",
-        r"blocks",
+        r"blocks\.0\.moe\.experts",
     ),
     "all-experts-per-token": Defect(
         "mixtral-alibi",
         (("topk(self.config.num_experts_per_tok, dim=-1)", "topk(4, dim=-1)"),),
         "experts-per-token",
-        r"blocks",
+        r"blocks\.0\.moe\.experts",
     ),
     "gates-not-normalised": Defect(
         "mixtral-alibi",
         (("if self.config.norm_topk_prob:", "if False:"),),
         "gate-weights",
-        r"blocks",
+        r"blocks\.0\.moe\.gate\.weight",
     ),
     "gates-normalised-though-not-configured": Defect(
         "mixtral-not-normalised",
         (("if self.config.norm_topk_prob:", "if True:"),),
         "gate-weights",
-        r"blocks",
+        r"blocks\.0\.moe\.gate\.weight",
     ),
     "no-distances": Defect(
         "mixtral-alibi",
@@ -394,7 +399,12 @@ def failures(results: list[ProbeResult]) -> list[str]:
     return [f"{one.name}: {one.finding}" for one in results if one.failed]
 
 
-@pytest.mark.parametrize("name", KINDS)
+QUICK = [*zoo.OWN, "hf-llama", "hf-gemma2", "hf-bloom", "hf-mixtral"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in KINDS]
+)
 def test_sound_model_of_every_kind_passes_every_probe(
     name: str, tmp_path: Path, data: Path, vocab_size: int
 ) -> None:
