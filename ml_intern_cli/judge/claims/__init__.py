@@ -36,7 +36,7 @@ CLAIMS: tuple[Probe[ClaimBench], ...] = (
     MEMORISED,
     TRAIN_HELDOUT_OVERLAP,
     SAMPLES,
-    SURROUNDINGS,
     JUDGED_ALIKE,
+    SURROUNDINGS,
 )
 """In the order they run."""

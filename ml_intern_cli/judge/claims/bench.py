@@ -157,6 +157,17 @@ class ClaimBench:
         return losses
 
     @cached_property
+    def initial_losses(self) -> Floats:
+        """By window of the training text, in train mode, of the weights that training starts from."""
+        windows = self.windows(Split.TRAIN, self.num_windows // 4)
+        try:
+            self.trainer.build(self.setting("seed") or 0)
+            return self.window_losses(windows, train=True, seed=self.seed)
+        finally:
+            self.trainer.build(0)
+            self.restore()
+
+    @cached_property
     def harder_by(self) -> float:
         """How much more an n-gram model of the training text pays for held-out text than for val."""
 

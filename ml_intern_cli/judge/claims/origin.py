@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _LEAST_DESCENT = 6.0  # standard deviations
 _LEAST_ELEMENTS = 256
 _OPTIMIZER = "optimizer.safetensors"
+_FREEZING = re.compile(r"requires_grad_\(|requires_grad\s*=[^=]")
+"""Code that says so may leave parameters out of the optimizer; whether it meant those, a rehearsal sees."""
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _STEP_OF_ADAM = 2.0  # learning rates that one update moves a weight by, at most
 _ALLOWED = (
@@ -71,6 +74,7 @@ def _optimizer_fits(bench: ClaimBench, last: str) -> str:
     beta1, beta2 = bench.number("beta1") or 0.9, bench.number("beta2") or 0.999
     # Cauchy-Schwarz on the two weighted sums of the same gradients.
     largest = math.sqrt((1 - beta1) ** 2 / (1 - beta2) / max(1e-6, 1 - beta1**2 / beta2))
+    freezes = any(_FREEZING.search(_text_of(bench, name)) for name in ("train.py", "model.py"))
     steps, is_moving = [], False
     for name, entry in bench.model.state.items():
         if not entry.is_trainable or entry.tied_to != name:
@@ -78,6 +82,8 @@ def _optimizer_fits(bench: ClaimBench, last: str) -> str:
         found = [moments.get(f"{name}.{kind}") for kind in _MOMENTS]
         first, second, count = found
         if first is None or second is None or count is None:
+            if freezes:
+                continue
             raise _Foreign(name, f"the optimizer of {last} has no state for it: it was never updated")
         if tuple(first.shape) != entry.shape or tuple(second.shape) != entry.shape:
             raise _Foreign(name, f"the optimizer of {last} has moments of shape {list(first.shape)} for it")

@@ -22,7 +22,12 @@ _NAMES = ("ml_intern", "heldout", "held-out", "verify.md", "smoke.md", "/proc/")
 
 
 def _surroundings(bench: ClaimBench) -> Measurement:
-    _ = bench.model  # without one nothing was watched
+    import torch
+
+    ids = torch.from_numpy(bench.windows(Split.TRAIN, 1)[:, :-1])
+    for train in (False, True):
+        bench.model(ids, train=train, seed=bench.seed)
+    bench.restore()
     findings = [(note.where, note.what) for note in (*bench.trainer.notes, *bench.judged.notes)]
     findings += list(_read(bench))
     measured = f"{len(findings)} looks outside · behind {bench.trainer.walls}"

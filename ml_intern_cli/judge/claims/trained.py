@@ -16,6 +16,7 @@ _MOVED = 1e-3  # of the largest logit
 _MOST_MOVED = 1  # windows
 _SHIFTS = (-2, -1, 0, 1, 2)
 _SHIFT_WINDOWS = 16
+_SHIFT_MARGIN = 0.05  # nats
 _SOURCE = (
     "float32 rounding moves logits by 1e-6 of the largest, more only where it tips one token to another"
     " expert,"
@@ -128,11 +129,15 @@ def _trained_shift(bench: ClaimBench) -> Measurement:
         return Measurement(passed=True, measured="windows too short to tell", allowed="-")
     losses = {shift: float(bench.window_losses(windows, shift=shift).mean()) for shift in _SHIFTS}
     lowest = min(losses, key=lambda shift: losses[shift])
-    passed = lowest == 1
+    # With tied embeddings an untrained model repeats its input; a little training does not undo that at once.
+    is_early = lowest == 0 and losses[1] < bench.measured.plausible_high
+    passed = lowest == 1 or is_early or losses[1] - losses[lowest] < _SHIFT_MARGIN
     return Measurement(
         passed=passed,
         measured=", ".join(f"{shift:+d}: {loss:.2f}" for shift, loss in losses.items()),
-        allowed="lowest at +1",
+        allowed="lowest at +1"
+        if not is_early
+        else f"+1 below {bench.measured.plausible_high:.2f} (unigrams)",
         component="" if passed else "train.py",
         detail="" if passed else f"the model predicts the token at {lowest:+d}, not the next one",
     )
@@ -142,8 +147,12 @@ TRAINED_SHIFT = Probe(
     name="trained-shift",
     category=Category.DATA,
     meaning="what the model predicts at a place is the token after it, not another one near it",
-    threshold="the loss over shifts from -2 to 2 is lowest at +1",
-    threshold_source="exact: a model trained on other labels is best at theirs by whole nats",
+    threshold=(
+        f"the loss over shifts from -2 to 2 is lowest at +1, to within {_SHIFT_MARGIN} nats; 0 may be"
+        f" lower while +1"
+        " is below the unigram model"
+    ),
+    threshold_source="a model trained on other labels is best at theirs by whole nats",
     usual_causes=(
         "labels shifted twice or not at all",
         "inputs and targets cut from the window with the wrong offsets",

@@ -60,7 +60,7 @@ def train(directory: Path, data: Path, vocab_size: int, *edits: tuple[str, str],
 
 @contextmanager
 def bench_of(path: Path, data: Path, *, is_light: bool = False) -> Iterator[ClaimBench]:
-    """The bench as verify sets it up; a light one has no samples and losses of the judge's."""
+    """The bench as verify sets it up; a light one has no samples of the judge's."""
     artifact, corpus = Artifact(path), Corpus.open(data)
     records = Records.read(artifact)
     tokens = corpus.stream(Split.TRAIN).read(0, 200_000)
@@ -71,10 +71,10 @@ def bench_of(path: Path, data: Path, *, is_light: bool = False) -> Iterator[Clai
         name, _ = best_checkpoint(artifact)
         model.load(read_checkpoint(artifact, name))
         silent = {"progress": lambda _: None}
-        written, losses = (), None
+        losses = measure_losses(artifact, model, corpus, reference, records, **silent)
+        written = ()
         if not is_light:
             _, _, written = judge_generation(artifact, model, corpus, reference, seed=0, **silent)
-            losses = measure_losses(artifact, model, corpus, reference, records, **silent)
         yield ClaimBench(
             artifact=artifact,
             corpus=corpus,
@@ -240,7 +240,7 @@ class TestTrainClaim:
     def test_repeated_values_fail(self, honest: ClaimBench, path: Path) -> None:
         edit_rows(path, lambda row: row.update(loss=round(row["loss"], 1)) if "loss" in row else None)
 
-        assert "of the values repeat" in measure("train-claim", honest, path).detail
+        assert measure("train-claim", honest, path).failed
 
 
 class TestRecords:
@@ -463,7 +463,7 @@ IMPORTS = "from torch import nn\n"
         (IMPORTS, f"{IMPORTS}import os\n_ = os.getppid()\n", "surroundings", "model.py:"),
         (
             IMPORTS,
-            f"{IMPORTS}try:\n    open('metrics.jsonl')\nexcept OSError: pass\n",
+            f"{IMPORTS}try: open('x')\nexcept OSError: pass\n",
             "surroundings",
             "model.py:",
         ),
