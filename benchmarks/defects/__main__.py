@@ -1,0 +1,125 @@
+"""``python -m benchmarks.defects``: runs what has not been run, then writes and prints the tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from benchmarks.defects.case import Case, Unfit
+from benchmarks.defects.processes import REPOSITORY
+from benchmarks.defects.registry import CLEAN, DEFECTS, PROGRAMS, cases
+from benchmarks.defects.runner import Workplace, run_case, train_sound
+from benchmarks.defects.tables import render
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the benchmark. Exit code 2: the arguments name something that is not there."""
+    arguments = _parser().parse_args(argv)
+    names = {program.name for program in PROGRAMS}
+    changes = {change.name for change in (*DEFECTS, *CLEAN)} | {str(defect.family) for defect in DEFECTS}
+    unknown = (set(arguments.programs) - names) | (set(arguments.changes) - changes - {"clean"})
+    if unknown:
+        known = f"programs: {', '.join(sorted(names))}\nchanges: {', '.join(sorted(changes))}"
+        sys.stderr.write(f"unknown: {', '.join(sorted(unknown))}\n{known}\n")
+        return 2
+    place = Workplace(arguments.out.resolve())
+    place.out.mkdir(parents=True, exist_ok=True)
+    log = place.out / "results.jsonl"
+    wanted = cases(
+        programs=arguments.programs, changes=arguments.changes, half=arguments.half, fast=arguments.fast
+    )
+    if arguments.list:
+        print("\n".join(case.id for case in wanted))
+        return 0
+    if not arguments.table:
+        _run(wanted, place, log, jobs=arguments.jobs, judged=not arguments.no_judge)
+    ids = {case.id for case in wanted}
+    rows = [row for row in read_rows(log).values() if row["case"] in ids]
+    if not rows:
+        sys.stderr.write(f"no results in {log}; run: python -m benchmarks.defects\n")
+        return 2
+    text = render(rows)
+    (place.out / "tables.md").write_text(text, encoding="utf-8")
+    print(text)
+    sys.stderr.write(f"{place.out / 'tables.md'}\n")
+    return 0
+
+
+def read_rows(log: Path) -> dict[str, dict[str, Any]]:
+    """The latest row of every case; a line that a kill cut short is left out."""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            row = json.loads(line)
+            rows[row["case"]] = row
+        except (ValueError, KeyError, TypeError):
+            continue
+    return rows
+
+
+def _run(wanted: list[Case], place: Workplace, log: Path, *, jobs: int, judged: bool) -> None:
+    """Runs the cases side by side; every row is on disk as soon as it is there."""
+    known = {case: row["key"] for case, row in read_rows(log).items()}
+    programs = {case.program.name: case.program for case in wanted}
+    started, done = time.monotonic(), 0
+    with ThreadPoolExecutor(jobs) as pool, log.open("a", encoding="utf-8") as file:
+        list(pool.map(lambda program: train_sound(program, place), programs.values()))
+        pending = {pool.submit(run_case, case, place, known=known, judged=judged): case for case in wanted}
+        try:
+            for future in as_completed(pending):
+                done += 1
+                case = pending[future]
+                try:
+                    row = future.result()
+                except Unfit as error:
+                    sys.stderr.write(f"{case.id}: does not fit: {error}\n")
+                    continue
+                if row is None:
+                    continue
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                left_s = (time.monotonic() - started) / done * (len(wanted) - done)
+                sys.stderr.write(f"{done}/{len(wanted)} {_line(row)} · {left_s / 60:.0f} min left\n")
+        except BaseException:
+            for future in pending:
+                future.cancel()
+            raise
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row in a few words."""
+    found = [
+        f"{stage}: {', '.join(failure['name'] for failure in row[stage]['failures'][:4])}"
+        for stage in ("smoke", "verify")
+        if row.get(stage, {}).get("failures")
+    ]
+    if not row["train"]["ended"]:
+        found.append(f"train: code {row['train']['code']}")
+    score = "none" if row["score"] is None else f"{row['score']:.3f}"
+    return f"{row['case']} · {'; '.join(found) or 'passed'} · score {score} · {row['seconds']:.0f} s"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.defects", description=__doc__)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "defects", help="where it works")
+    parser.add_argument("--jobs", type=int, default=2, help="cases side by side, one thread each")
+    parser.add_argument("--fast", action="store_true", help="the subset for CI: five minutes")
+    parser.add_argument("--programs", nargs="+", default=[], metavar="NAME")
+    parser.add_argument(
+        "--defects", "--changes", dest="changes", nargs="+", default=[], metavar="NAME",
+        help="defects, clean variations, families, or the word clean",
+    )  # fmt: skip
+    parser.add_argument("--half", choices=("calibration", "report"), default="")
+    parser.add_argument("--table", action="store_true", help="only render what is there")
+    parser.add_argument("--no-judge", action="store_true", help="only train and score: the harm check")
+    parser.add_argument("--list", action="store_true", help="only name the cases")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

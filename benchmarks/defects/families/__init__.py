@@ -1,0 +1,1 @@
+"""The defects of language-model programs, one module per family."""
