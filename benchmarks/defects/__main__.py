@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.defects.case import Case, Unfit
 from benchmarks.defects.processes import REPOSITORY
-from benchmarks.defects.registry import CLEAN, DEFECTS, PROGRAMS, cases
+from benchmarks.defects.registry import CLEAN, DEFECTS, HAS_TABLES, PROGRAMS, cases
 from benchmarks.defects.runner import Workplace, run_case, train_sound
 from benchmarks.defects.tables import render
 
@@ -27,17 +27,30 @@ def main(argv: list[str] | None = None) -> int:
         known = f"programs: {', '.join(sorted(names))}\nchanges: {', '.join(sorted(changes))}"
         sys.stderr.write(f"unknown: {', '.join(sorted(unknown))}\n{known}\n")
         return 2
+    if not HAS_TABLES:
+        sys.stderr.write("without the classifiers and regressors: pip install -e '.[bench]'\n")
     place = Workplace(arguments.out.resolve())
     place.out.mkdir(parents=True, exist_ok=True)
     log = place.out / "results.jsonl"
     wanted = cases(
-        programs=arguments.programs, changes=arguments.changes, half=arguments.half, fast=arguments.fast
+        programs=arguments.programs,
+        changes=arguments.changes,
+        half=arguments.half,
+        fast=arguments.fast,
+        most=arguments.most,
     )
     if arguments.list:
         print("\n".join(case.id for case in wanted))
         return 0
     if not arguments.table:
-        _run(wanted, place, log, jobs=arguments.jobs, judged=not arguments.no_judge)
+        _run(
+            wanted,
+            place,
+            log,
+            jobs=arguments.jobs,
+            judged=not arguments.no_judge,
+            compared=not (arguments.no_baselines or arguments.no_judge),
+        )
     ids = {case.id for case in wanted}
     rows = [row for row in read_rows(log).values() if row["case"] in ids]
     if not rows:
@@ -62,14 +75,17 @@ def read_rows(log: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _run(wanted: list[Case], place: Workplace, log: Path, *, jobs: int, judged: bool) -> None:
+def _run(wanted: list[Case], place: Workplace, log: Path, *, jobs: int, judged: bool, compared: bool) -> None:
     """Runs the cases side by side; every row is on disk as soon as it is there."""
     known = {case: row["key"] for case, row in read_rows(log).items()}
     programs = {case.program.name: case.program for case in wanted}
     started, done = time.monotonic(), 0
     with ThreadPoolExecutor(jobs) as pool, log.open("a", encoding="utf-8") as file:
         list(pool.map(lambda program: train_sound(program, place), programs.values()))
-        pending = {pool.submit(run_case, case, place, known=known, judged=judged): case for case in wanted}
+        pending = {
+            pool.submit(run_case, case, place, known=known, judged=judged, compared=compared): case
+            for case in wanted
+        }
         try:
             for future in as_completed(pending):
                 done += 1
@@ -114,8 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         "--defects", "--changes", dest="changes", nargs="+", default=[], metavar="NAME",
         help="defects, clean variations, families, or the word clean",
     )  # fmt: skip
+    parser.add_argument("--most", type=int, metavar="N", help="programs per defect, from the halves in turn")
     parser.add_argument("--half", choices=("calibration", "report"), default="")
     parser.add_argument("--table", action="store_true", help="only render what is there")
+    parser.add_argument(
+        "--no-baselines", action="store_true", help="leave out what the judge is compared with"
+    )
     parser.add_argument("--no-judge", action="store_true", help="only train and score: the harm check")
     parser.add_argument("--list", action="store_true", help="only name the cases")
     return parser

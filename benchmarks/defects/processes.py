@@ -29,7 +29,14 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_GIVEN}
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return (
-        kept | one | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY), "TOKENIZERS_PARALLELISM": "false"}
+        kept
+        | one
+        | {
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
     )
 
 

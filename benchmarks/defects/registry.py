@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 from benchmarks.defects.case import Case, Clean, Defect, Family, Program
 from benchmarks.defects.families import artifact, data, model, reporting, training
@@ -19,31 +20,46 @@ DEFECTS: tuple[Defect, ...] = (
 )
 CLEAN: tuple[Clean, ...] = LANGUAGE_CLEAN
 
-FAST_PROGRAMS = ("gpt2_moe", "llama")
-FAST_DEFECTS = (
-    "mask-off-by-one",
-    "positions-missing",
-    "residual-dropped",
-    "no-zero-grad",
-    "learning-rate-tenfold",
-    "labels-not-shifted",
-    "eval-loss-invented",
-    "missing-tensor",
+HAS_TABLES = find_spec("sklearn") is not None
+"""Whether the data of the classifiers and regressors are there: ``pip install -e '.[bench]'``."""
+if HAS_TABLES and find_spec("benchmarks.defects.supervised"):
+    from benchmarks.defects import supervised
+
+    PROGRAMS += supervised.PROGRAMS
+    DEFECTS += supervised.DEFECTS
+    CLEAN += supervised.CLEAN
+
+FAST = (
+    "defect/mask-off-by-one/llama",
+    "defect/positions-missing/gpt2_moe",
+    "defect/expert-never-chosen/gpt2_moe",
+    "defect/no-zero-grad/llama",
+    "defect/labels-shifted-twice/gpt2_moe",
+    "defect/eval-loss-invented/llama",
+    "defect/missing-tensor/gpt2_moe",
+    "defect/tokenizer-replaced/llama",
+    "clean/seed-11/llama",
+    "clean/seed-11/gpt2_moe",
 )
-FAST_CLEAN = ("seed-11", "constant-schedule")
-"""The subset that guards the judge in CI, in five minutes."""
+"""The cases that guard the judge in CI, in five minutes."""
 
 
 def cases(
-    *, programs: Iterable[str] = (), changes: Iterable[str] = (), half: str = "", fast: bool = False
+    *,
+    programs: Iterable[str] = (),
+    changes: Iterable[str] = (),
+    half: str = "",
+    fast: bool = False,
+    most: int | None = None,
 ) -> list[Case]:
     """The cases that are asked for, defects first; empty arguments leave nothing out.
 
     Args:
         programs: Names of programs.
-        changes: Names of defects or clean variations, or of families.
+        changes: Names of defects or clean variations, or of families, or ``clean``.
         half: ``calibration`` or ``report``.
         fast: Only the subset for CI.
+        most: So many programs per defect, taken from the two halves in turn.
     """
     by_name = {program.name: program for program in PROGRAMS}
     wanted, named = set(programs), set(changes)
@@ -52,14 +68,24 @@ def cases(
         labels = {change.name, str(change.family) if isinstance(change, Defect) else "clean"}
         if named and not labels & named:
             continue
-        if fast and change.name not in (*FAST_DEFECTS, *FAST_CLEAN):
-            continue
-        for name in change.programs:
-            program = by_name[name]
-            is_left_out = (wanted and name not in wanted) or (half and program.half != half)
-            if not is_left_out and not (fast and name not in FAST_PROGRAMS):
-                found.append(Case(program, change))
-    return found
+        chosen = [by_name[name] for name in change.programs if not wanted or name in wanted]
+        chosen = [program for program in chosen if not half or program.half == half]
+        if most is not None and isinstance(change, Defect):
+            chosen = _in_turn(chosen)[:most]
+        found += [Case(program, change) for program in chosen]
+    return [case for case in found if case.id in FAST] if fast else found
+
+
+def _in_turn(programs: list[Program]) -> list[Program]:
+    """The programs of the two halves in turn, those to be reported first."""
+    report = [program for program in programs if program.half == "report"]
+    calibration = [program for program in programs if program.half == "calibration"]
+    longer = max(len(report), len(calibration))
+    return [
+        program
+        for index in range(longer)
+        for program in (*report[index : index + 1], *calibration[index : index + 1])
+    ]
 
 
 def count_by_family() -> dict[Family, int]:

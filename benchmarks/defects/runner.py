@@ -25,6 +25,7 @@ from benchmarks.defects.verdicts import Failure, read_failures
 
 SMOKE_LIMIT_S, TRAIN_LIMIT_S, VERIFY_LIMIT_S, SCORE_LIMIT_S = 240.0, 400.0, 300.0, 120.0
 _OTHER_SEED = 11  # of the clean runs too, so it costs nothing
+_BUILDING = threading.Lock()
 _PACKAGE = REPOSITORY / "ml_intern_cli"
 _JUDGE = ("judge", "documents", "frames", "quantities.py", "errors.py", "resources.py")
 
@@ -74,7 +75,9 @@ class Workplace:
         return self.once(self.out / "healthy" / f"{program.name}-{key[:12]}" / "path-a", make)
 
 
-def run_case(case: Case, place: Workplace, *, known: dict[str, str], judged: bool) -> dict[str, Any] | None:
+def run_case(
+    case: Case, place: Workplace, *, known: dict[str, str], judged: bool, compared: bool
+) -> dict[str, Any] | None:
     """The row of a case, or None when ``known`` (case → key) says that it would be the same again.
 
     Args:
@@ -82,6 +85,7 @@ def run_case(case: Case, place: Workplace, *, known: dict[str, str], judged: boo
         place: Where.
         known: Keys of the rows that are there.
         judged: False trains and scores only.
+        compared: Whether the baselines are run too.
     """
     root = place.out / "work" / case.id.replace("/", "--")
     shutil.rmtree(root, ignore_errors=True)
@@ -91,7 +95,7 @@ def run_case(case: Case, place: Workplace, *, known: dict[str, str], judged: boo
         copy_folder(healthy, folder.path)
         copy_folder(place.data(case.program), folder.data)
         case.change.plant(folder)
-        return _Run(case, place, folder, healthy).row(known, judged=judged)
+        return _Run(case, place, folder, healthy).row(known, judged=judged, compared=compared)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -109,10 +113,12 @@ class _Run:
             _hash_tree(folder.path), _hash_tree(folder.data), repr(self.interrupt), self.stderr
         )
 
-    def row(self, known: dict[str, str], *, judged: bool) -> dict[str, Any] | None:
+    def row(self, known: dict[str, str], *, judged: bool, compared: bool) -> dict[str, Any] | None:
         """Everything that is measured of the case."""
         change = self.case.change
-        key = _hash(self.content, judge_hash() if judged else "", _code_of(change), score_hash())
+        key = _hash(
+            self.content, judge_hash() if judged else "", _code_of(change), score_hash(), repr(compared)
+        )
         if known.get(self.case.id) == key:
             return None
         started = time.monotonic()
@@ -136,6 +142,8 @@ class _Run:
             row |= self.harm(change)
         else:
             row["score"] = self.score()
+        if compared:
+            row["baselines"] = self.baselines()
         if judged and not row["smoke"]["failures"] and row["train"]["ended"]:
             row["verify"] = self.verify()
         row["seconds"] = round(time.monotonic() - started, 1)
@@ -163,7 +171,7 @@ class _Run:
         """Runs the judge and writes what it found to ``out``."""
         root = self.folder.root
         answer = root / f"{action}.json"
-        told = self.case.program.judge_arguments(self.planned, action)
+        told = self.told(action)
         ended = run(
             "-m", "ml_intern_cli.judge", action,
             "--path", str(self.folder.path), "--data", str(self.folder.data), "--out", str(answer), *told,
@@ -173,6 +181,31 @@ class _Run:
         failures = read_failures(answer) if answer.exists() else [_no_answer(ended)]
         found = {"failures": [one.json() for one in failures], "seconds": round(ended.seconds, 1)}
         out.write_text(json.dumps(found), encoding="utf-8")
+        answer.unlink(missing_ok=True)
+
+    def told(self, action: str) -> list[str]:
+        """What the judge is told of the plan."""
+        with _BUILDING:  # it may build the model, and a module has one name
+            return self.case.program.judge_arguments(self.planned, action)
+
+    def baselines(self) -> dict[str, Any]:
+        """What the baselines object to in the finished path."""
+        key = _hash(_hash_tree(self.folder.path), _hash_tree(self.folder.data), baseline_hash())
+        made = self.place.once(self.place.out / "baselines" / f"{key}.json", self._compare)
+        answer: dict[str, Any] = json.loads(made.read_text(encoding="utf-8"))
+        return answer
+
+    def _compare(self, out: Path) -> None:
+        answer = self.folder.root / "baselines.json"
+        told = self.told("verify")
+        target, planned = (told[told.index(name) + 1] for name in ("--target-params", "--planned-tokens"))
+        run(
+            "-m", "benchmarks.defects.baselines",
+            str(self.folder.path), str(self.folder.data), target, planned, str(answer),
+            cwd=_made(self.folder.root / "scratch"),
+            limit_s=SCORE_LIMIT_S,
+        )  # fmt: skip
+        out.write_text(answer.read_text() if answer.exists() else "{}", encoding="utf-8")
         answer.unlink(missing_ok=True)
 
     # --- training
@@ -318,6 +351,12 @@ def judge_hash() -> str:
 def score_hash() -> str:
     """Of the code that a score depends on."""
     return _hash_files(sorted(Path(__file__).parent.rglob("*score*.py")))
+
+
+@cache
+def baseline_hash() -> str:
+    """Of the code of the baselines."""
+    return _hash_files(sorted((Path(__file__).parent / "baselines").glob("*.py")))
 
 
 def _code_of(change: Defect | Clean) -> str:
