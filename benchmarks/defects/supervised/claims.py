@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.defects.case import Claim, Folder
 from torch.nn import functional
 
+from benchmarks.defects.case import Claim, Folder
 from benchmarks.defects.supervised import score
 
 Stated = Callable[[Folder, Path], Claim]

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import numpy as np
-from benchmarks.defects.case import Action, Clean, Edit, Folder
 
+from benchmarks.defects.case import Action, Clean, Edit, Folder
 from benchmarks.defects.supervised.data import read_split, replace_split
 from benchmarks.defects.supervised.names import PARALLEL, TEMPLATE
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmarks.defects.case import Action, Defect, Family, Folder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.defects.case import Action, Defect, Family, Folder
 from benchmarks.defects.supervised import score
 from benchmarks.defects.supervised.names import CLASSIFIERS, TAXONOMY, TEMPLATE
 

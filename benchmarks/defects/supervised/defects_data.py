@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from benchmarks.defects.case import Action, Defect, Edit, Family, Folder, Harm
 from numpy.typing import NDArray
 
+from benchmarks.defects.case import Action, Defect, Edit, Family, Folder, Harm
 from benchmarks.defects.supervised import claims
 from benchmarks.defects.supervised.data import read_split, replace_split
 from benchmarks.defects.supervised.names import (

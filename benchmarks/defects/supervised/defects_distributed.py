@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.defects.case import Defect, Edit, Family, Harm
-
 from benchmarks.defects.supervised import claims
 from benchmarks.defects.supervised.names import PARALLEL, TRAINCHECK
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.defects.case import Defect, Edit, Family
-
 from benchmarks.defects.supervised.names import (
     DEEP_CHECKER,
     DEEP_CRIME,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.defects.case import Defect, Edit, Family, Folder, Harm
 
+from benchmarks.defects.case import Defect, Edit, Family, Folder, Harm
 from benchmarks.defects.supervised import claims, score
 from benchmarks.defects.supervised.names import (
     CLASSIFIERS,

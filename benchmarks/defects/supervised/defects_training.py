@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from benchmarks.defects.case import Claim, Defect, Edit, Family, Folder, Harm
 
+from benchmarks.defects.case import Claim, Defect, Edit, Family, Folder, Harm
 from benchmarks.defects.supervised import claims
 from benchmarks.defects.supervised.data import read_split, replace_split
 from benchmarks.defects.supervised.names import (

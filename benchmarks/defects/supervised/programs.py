@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.defects.case import Half, Program
-
 from benchmarks.defects.supervised import data
 from benchmarks.defects.supervised.score import heldout_score
 from ml_intern_cli.resources import resource
