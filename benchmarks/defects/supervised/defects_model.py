@@ -94,7 +94,7 @@ DEFECTS = (
         component=("head*", "forward*", "output*", "ReLU*"),
     ),
     Defect(
-        name="logits-scaled-up",
+        name="class-scores-scaled-up",
         family=Family.MODEL,
         what="logits are multiplied by 100, so the untrained model is sure of wrong answers",
         source=f"{DEEP_CHECKER} (over-scaled outputs)",
@@ -494,7 +494,7 @@ DEFECTS = (
         component=("head*", "forward*", "output*"),
     ),
     Defect(
-        name="positions-missing",
+        name="token-positions-missing",
         family=Family.MODEL,
         what="the encoder does not know the order of its tokens",
         source="missing positions, defects of language models",
