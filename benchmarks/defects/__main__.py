@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.defects.case import Case, Unfit
-from benchmarks.defects.processes import REPOSITORY
+from filelock import FileLock, Timeout
+
+from benchmarks.defects.case import Case
+from benchmarks.defects.harm import spreads
+from benchmarks.defects.processes import REPOSITORY, end_all
 from benchmarks.defects.registry import CLEAN, DEFECTS, HAS_TABLES, PROGRAMS, cases
 from benchmarks.defects.runner import Workplace, run_case, train_sound
 from benchmarks.defects.tables import render
+
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,25 +48,45 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         print("\n".join(case.id for case in wanted))
         return 0
+    broken = 0
     if not arguments.table:
-        _run(
-            wanted,
-            place,
-            log,
-            jobs=arguments.jobs,
-            judged=not arguments.no_judge,
-            compared=not (arguments.no_baselines or arguments.no_judge),
-        )
+        lock = FileLock(place.out / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            sys.stderr.write(
+                f"another benchmark works in {place.out}; give this one another with --out DIR\n"
+            )
+            return 2
+        with lock:
+            broken = _run(
+                wanted,
+                place,
+                log,
+                jobs=arguments.jobs,
+                judged=not arguments.no_judge,
+                compared=not (arguments.no_baselines or arguments.no_judge),
+            )
     ids = {case.id for case in wanted}
-    rows = [row for row in read_rows(log).values() if row["case"] in ids]
+    every = list(read_rows(log).values())
+    rows = [row for row in every if row["case"] in ids]
     if not rows:
         sys.stderr.write(f"no results in {log}; run: python -m benchmarks.defects\n")
         return 2
-    text = render(rows)
+    text = render(rows, healthy=spreads(every))
     (place.out / "tables.md").write_text(text, encoding="utf-8")
     print(text)
     sys.stderr.write(f"{place.out / 'tables.md'}\n")
-    return 0
+    if arguments.docs:
+        put_tables(arguments.docs, text)
+    return 1 if broken else 0
+
+
+def put_tables(page: Path, text: str) -> None:
+    """Puts the tables between the two markers of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def read_rows(log: Path) -> dict[str, dict[str, Any]]:
@@ -75,25 +101,26 @@ def read_rows(log: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _run(wanted: list[Case], place: Workplace, log: Path, *, jobs: int, judged: bool, compared: bool) -> None:
-    """Runs the cases side by side; every row is on disk as soon as it is there."""
+def _run(wanted: list[Case], place: Workplace, log: Path, *, jobs: int, judged: bool, compared: bool) -> int:
+    """Runs the cases side by side, each row on disk as soon as it is there. Returns how many broke."""
+    signal.signal(signal.SIGTERM, _interrupt)
     known = {case: row["key"] for case, row in read_rows(log).items()}
     programs = {case.program.name: case.program for case in wanted}
-    started, done = time.monotonic(), 0
+    started, done, broken = time.monotonic(), 0, 0
     with ThreadPoolExecutor(jobs) as pool, log.open("a", encoding="utf-8") as file:
-        list(pool.map(lambda program: train_sound(program, place), programs.values()))
-        pending = {
-            pool.submit(run_case, case, place, known=known, judged=judged, compared=compared): case
-            for case in wanted
-        }
         try:
+            list(pool.map(lambda program: train_sound(program, place), programs.values()))
+            pending = {
+                pool.submit(run_case, case, place, known=known, judged=judged, compared=compared): case
+                for case in wanted
+            }
             for future in as_completed(pending):
                 done += 1
-                case = pending[future]
                 try:
                     row = future.result()
-                except Unfit as error:
-                    sys.stderr.write(f"{case.id}: does not fit: {error}\n")
+                except Exception as error:  # noqa: BLE001, one broken case must not end hours of others
+                    broken += 1
+                    sys.stderr.write(f"{pending[future].id}: broken: {error!r}\n")
                     continue
                 if row is None:
                     continue
@@ -102,9 +129,14 @@ def _run(wanted: list[Case], place: Workplace, log: Path, *, jobs: int, judged: 
                 left_s = (time.monotonic() - started) / done * (len(wanted) - done)
                 sys.stderr.write(f"{done}/{len(wanted)} {_line(row)} · {left_s / 60:.0f} min left\n")
         except BaseException:
-            for future in pending:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_all()
             raise
+    return broken
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -133,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--most", type=int, metavar="N", help="programs per defect, from the halves in turn")
     parser.add_argument("--half", choices=("calibration", "report"), default="")
     parser.add_argument("--table", action="store_true", help="only render what is there")
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the tables into this page too")
     parser.add_argument(
         "--no-baselines", action="store_true", help="leave out what the judge is compared with"
     )

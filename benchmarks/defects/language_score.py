@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def window_loss(path_dir: Path, data_dir: Path, name: str, *, max_tokens: int, s
 def load_model(path_dir: Path) -> nn.Module:
     """model.py with the weights of the best checkpoint, in eval mode."""
     config = json.loads((path_dir / "config.json").read_text())
-    spec = importlib.util.spec_from_file_location("_benchmarked_model", path_dir / "model.py")
+    unique = f"_benchmarked_model_{threading.get_ident()}"  # cases run side by side
+    spec = importlib.util.spec_from_file_location(unique, path_dir / "model.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"{path_dir / 'model.py'} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["_benchmarked_model"] = module
+    sys.modules[unique] = module
     spec.loader.exec_module(module)
     name = config["_model_class"]
     config_class: Any = getattr(module, f"{name}Config")

@@ -24,6 +24,15 @@ class Ended:
     stderr: str
 
 
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """Kills every program that is running, for a benchmark that is interrupted."""
+    for process in list(_RUNNING):
+        _end_group(process)
+
+
 def environment() -> dict[str, str]:
     """Of every program: one thread, no secrets, nothing looked up on the network."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_GIVEN}
@@ -65,6 +74,7 @@ def run(
             stderr=errors,
             start_new_session=True,
         )
+        _RUNNING.add(process)
         code: int | None = None
         try:
             if stop_when:
@@ -75,6 +85,7 @@ def run(
             pass
         finally:
             _end_group(process)
+            _RUNNING.discard(process)
     with log.open("rb") as errors:
         errors.seek(offset)
         text = errors.read(1 << 20).decode(errors="replace")

@@ -8,6 +8,7 @@ a change of the judge repeats no training.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 import threading
@@ -59,8 +60,9 @@ class Workplace:
             program.build_data(aside)
 
         # What builds the data is code of this benchmark and of the package: another code, another folder.
-        code = [*(_PACKAGE / "data").glob("*"), *Path(__file__).parent.rglob("*.py")]
-        key = _hash_files([file for file in code if file.is_file() and "stor" in file.name + program.data])
+        maker = Path(inspect.getfile(inspect.unwrap(program.build_data)))
+        code = [maker, Path(__file__).with_name("easy_stories.py"), *(_PACKAGE / "data").glob("*.*")]
+        key = _hash_files(code)
         return self.once(self.out / "data" / f"{program.data}-{key[:12]}", make)
 
     def healthy(self, program: Program) -> Path:

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.defects.case import Family, Half
-from benchmarks.defects.harm import harm_of, spreads
+from benchmarks.defects.harm import Spread, harm_of, spreads
 from benchmarks.defects.reading import finding, has_right_category, names_right_component
 from benchmarks.defects.registry import DEFECTS, PROGRAMS
 from benchmarks.defects.statistics import Share
@@ -18,9 +18,14 @@ _DEFECTS = {defect.name: defect for defect in DEFECTS}
 _BEFORE_TRAINING = (Family.MODEL, Family.TRAINING)  # what smoke is there for
 
 
-def render(rows: Sequence[Row]) -> str:
-    """All tables of these rows. Rows of changes that no longer exist are left out."""
-    healthy = spreads(rows)
+def render(rows: Sequence[Row], *, healthy: Mapping[str, Spread] | None = None) -> str:
+    """All tables of these rows. Rows of changes that no longer exist are left out.
+
+    Args:
+        rows: Of results.jsonl.
+        healthy: Program → scores of healthy seeds, where they are not among the rows.
+    """
+    healthy = spreads(rows) if healthy is None else healthy
     known = {program.name for program in PROGRAMS}
     planted = [
         row for row in rows if row["is_defect"] and row["change"] in _DEFECTS and row["program"] in known
@@ -42,6 +47,7 @@ def render(rows: Sequence[Row]) -> str:
         _misses(judged, harms),
         _wrong_names(judged),
         _inert(inert),
+        _alternates(),
         _harms(planted, harms),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -194,6 +200,16 @@ def _wrong_names(rows: list[Row]) -> str:
             lines.append([row["case"], "category" if not right[0] else "component", said, wanted])
     head = ["detected, not named", "wrong", "said", "right"]
     return "### Detected, wrongly named\n\n" + (_table(head, lines) if lines else "None.")
+
+
+def _alternates() -> str:
+    lines = [
+        [defect.name, str(defect.family), ", ".join(map(str, defect.also))]
+        for defect in DEFECTS
+        if defect.also
+    ]
+    head = ["defect", "family", "as right"]
+    return "### Defects that live in two families\n\n" + _table(head, lines)
 
 
 def _inert(rows: list[Row]) -> str:

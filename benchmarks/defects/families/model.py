@@ -21,6 +21,8 @@ _LAST_BLOCK = "        for block in self.blocks:\n            x = block(x)\n"
 _ATTENTION = ("blocks.*.attention", "blocks.*.attention.*", "Attention*")
 _EXPERTS = ("blocks.*.mlp", "blocks.*.mlp.*", "MoE*")
 _BLOCKS = ("blocks", "blocks.*", "Block*")
+_OUTPUT = ("lm_head", "lm_head.*", "GPT.forward", "Llama.forward", "Latent.forward")
+_ANY_WEIGHT = ("*.weight", "blocks*", "embed_*", "lm_head*", "norm", "*._init_weights")
 _ADD_ATTENTION = dict.fromkeys(
     GPT, "x = x + self.dropout(self.attention(self.attention_norm(x)))"
 ) | dict.fromkeys(ROTARY, "x = x + self.attention(self.attention_norm(x))")
@@ -139,7 +141,7 @@ _MASKS = (
             "        x = self.norm(x)\n",
             "        x = self.norm(x)\n        x = (x - x.mean((0, 1))) / (x.std((0, 1)) + 1e-5)\n",
         ),
-        component=("", "norm", "lm_head", "GPT*", "Llama*", "Latent*"),
+        component=("norm", *_OUTPUT),
     ),
     Defect(
         name="router-balances-over-time",
@@ -336,7 +338,7 @@ _SCALES = (
         source="DeepCrime (change weights initialisation), ISSTA 2021; TheDeepChecker (initialisation)",
         programs=ALL,
         edits=_in_model("std=self.config.initializer_range", "std=10 * self.config.initializer_range"),
-        component=("*",),
+        component=_ANY_WEIGHT,
     ),
     Defect(
         name="init-equal",
@@ -348,7 +350,7 @@ _SCALES = (
             "nn.init.normal_(module.weight, std=self.config.initializer_range)",
             "nn.init.constant_(module.weight, self.config.initializer_range)",
         ),
-        component=("*",),
+        component=_ANY_WEIGHT,
     ),
     Defect(
         name="init-repeated",
@@ -360,7 +362,7 @@ _SCALES = (
             "            nn.init.normal_(module.weight,",
             "            torch.manual_seed(0)\n            nn.init.normal_(module.weight,",
         ),
-        component=("*",),
+        component=_ANY_WEIGHT,
         traincheck="transformers-17877",
     ),
     Defect(
@@ -500,7 +502,7 @@ _LAYERS = (
         source="UMLAUT (softmax before cross-entropy), CHI 2021; TheDeepChecker (redundant softmax)",
         programs=ALL,
         edits=_in_model("        return self.lm_head(x)\n", "        return self.lm_head(x).softmax(-1)\n"),
-        component=("lm_head", "", "*.forward"),
+        component=_OUTPUT,
     ),
     Defect(
         name="logits-scaled-up",
@@ -509,7 +511,7 @@ _LAYERS = (
         source="TheDeepChecker (over-scaled outputs), arXiv 2204.00694",
         programs=("gpt2", "llama", "mla_moe"),
         edits=_in_model("        return self.lm_head(x)\n", "        return self.lm_head(x) * 30\n"),
-        component=("lm_head", ""),
+        component=_OUTPUT,
     ),
     Defect(
         name="logits-in-half",
@@ -521,7 +523,7 @@ _LAYERS = (
             "        return self.lm_head(x)\n",
             "        return self.lm_head(x).mul(1e-4).half().float().mul(1e4)\n",
         ),
-        component=("lm_head", ""),
+        component=_OUTPUT,
     ),
     Defect(
         name="dropout-in-evaluation",
@@ -532,7 +534,7 @@ _LAYERS = (
         edits=_in_model(
             "        return self.lm_head(x)\n", "        return self.lm_head(functional.dropout(x, 0.1))\n"
         ),
-        component=("norm", "lm_head", "", "*.forward"),
+        component=("norm", *_OUTPUT),
         traincheck="transformers-33844",
     ),
     Defect(
@@ -545,7 +547,7 @@ _LAYERS = (
             "        x = self.norm(x)\n        return self.lm_head(x)\n",
             "        x = self.norm(x)\n        return self.lm_head(x[:1].expand_as(x))\n",
         ),
-        component=("", "norm", "lm_head", "*.forward"),
+        component=("norm", *_OUTPUT),
         traincheck="transformers-34204",
     ),
     Defect(
@@ -568,7 +570,7 @@ _LAYERS = (
                 "        return self.lm_head(x) / gain.clamp(min=1e-3) / 8\n",
             ),
         ),
-        component=("lm_head*", "direction", ""),
+        component=("lm_head*", "direction", *_OUTPUT),
         traincheck="pytorch-51800",
     ),
 )

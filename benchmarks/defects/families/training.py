@@ -399,7 +399,7 @@ _MODES = (
         source="DeepCrime (change dropout), ISSTA 2021; huggingface/transformers #33844",
         programs=("gpt2", "mla_moe"),
         edits=_train("self.model = self.stepper.model.train()", "self.model = self.stepper.model.eval()"),
-        component=("train_mode", "training", "*"),
+        component=("train_mode", "training", "*dropout*", "blocks.*.mlp*"),
         claim=_setting("train_mode"),
     ),
     Defect(
