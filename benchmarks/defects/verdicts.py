@@ -53,7 +53,7 @@ def read_failures(answer: Path) -> list[Failure]:
     checks = [
         Failure(name=name, category=CHECKS[name], component="", told=judgement[name]["reason"][:600])
         for name in CHECKS
-        if name in judgement and judgement[name]["verdict"] != "pass"
+        if isinstance(judgement.get(name), dict) and judgement[name]["verdict"] != "pass"
     ]
     return probes + checks
 

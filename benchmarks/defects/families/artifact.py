@@ -371,10 +371,10 @@ _REST = (
         also=(Family.REPORTING,),
     ),
     Defect(
-        name="frozen-left-out",
+        name="norms-left-out",
         family=_ARTIFACT,
-        what="parameters that do not train are not stored",
-        source="microsoft/DeepSpeed #5489 (frozen parameters missing from the checkpoint); TrainCheck, OSDI 2025",
+        what="the weights of the norms are not stored",
+        source="huggingface/accelerate #2807 (weights left out when saving)",
         programs=("llama", "llama_moe"),
         edits=(
             Edit(
@@ -392,7 +392,6 @@ _REST = (
             ),
         ),
         component=(*_FILES, "*norm*"),
-        traincheck="deepspeed-5489",
     ),
     Defect(
         name="optimizer-state-missing",

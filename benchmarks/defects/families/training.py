@@ -173,17 +173,57 @@ _GRADIENTS = (
 
 _OPTIMIZER = (
     Defect(
-        name="optimizer-holds-frozen",
+        name="optimizer-holds-copies",
         family=_TRAINING,
         what="the optimizer was given copies: what it updates is not the model",
-        source="PyTorch forum 84911 (optimizer holds parameters that do not train); TrainCheck, OSDI 2025",
+        source="huggingface/accelerate #2665 (optimizer of other parameters than the model's); TrainCheck, OSDI 2025",
         programs=FOUR,
         edits=_train(
             _PARAMETERS,
             "    parameters = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad]\n",
         ),
         component=(*_OPTIMIZER_NAMES, "*.weight", "embed_tokens*"),
+        traincheck="accelerate-2665",
+    ),
+    Defect(
+        name="blocks-frozen",
+        family=_TRAINING,
+        what="the blocks are frozen before the optimizer is made, and nobody asked for that",
+        source="PyTorch forum 84911 (no trainable layers); TrainCheck, OSDI 2025",
+        programs=FOUR,
+        edits=_train(_PARAMETERS, "    model.blocks.requires_grad_(False)\n" + _PARAMETERS),
+        component=(*_OPTIMIZER_NAMES, "blocks*"),
         traincheck="pytorch-forum-84911",
+    ),
+    Defect(
+        name="norms-not-clipped",
+        family=_TRAINING,
+        what="norms and biases are left out of the clipping",
+        source="microsoft/DeepSpeed #1801 (layer norms are not clipped); TrainCheck, OSDI 2025",
+        programs=FOUR,
+        edits=_train(
+            "clip_grad_norm_(self.model.parameters(), self._grad_clip)",
+            "clip_grad_norm_([p for p in self.model.parameters() if p.dim() > 1], self._grad_clip)",
+        ),
+        component=("grad_clip", "*norm*", "*bias*", "train_config.json:grad_clip"),
+        claim=_setting("grad_clip"),
+        traincheck="deepspeed-1801",
+    ),
+    Defect(
+        name="transfer-loses-data",
+        family=_TRAINING,
+        what="a third of the windows arrive on the device as zeros, as over a faulty link",
+        source="baichuan-inc/Baichuan2 #86 (data lost on the way to a device); TrainCheck, OSDI 2025",
+        programs=FOUR,
+        edits=_train(
+            "        micro_batches = torch.split(windows.to(self._accelerator.device), micro_batch)\n",
+            "        windows = windows.to(self._accelerator.device).clone()\n"
+            "        windows[::3] = 0\n"
+            "        micro_batches = torch.split(windows, micro_batch)\n",
+        ),
+        component=("window*", "batch*"),
+        also=(Family.DATA,),
+        traincheck="baichuan2-86",
     ),
     Defect(
         name="optimizer-without-biases",
