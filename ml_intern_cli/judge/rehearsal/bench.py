@@ -44,8 +44,7 @@ class Made:
 class RehearsalBench:
     """One rehearsal of a language model. Everything is computed at most once, when a probe first asks.
 
-    What depends on the task is in the methods and names above ``record``; ``rows.RowRehearsalBench`` has
-    those of classifiers and regressors.
+    What depends on the task is in the names and methods above ``record``; of another task it is a subclass.
     """
 
     consumed = "tokens"  # what ckpts/last.json counts

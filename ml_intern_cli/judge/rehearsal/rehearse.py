@@ -13,10 +13,9 @@ The contract that is assumed: train.py reads those settings from train_config.js
 DESIGN.md lists, and hands the model to a ``torch.optim.Optimizer``. A key that a path does not have is not
 added. Everything else (sampler, loop, optimizer, loss, schedule of calls) is the program's own affair.
 
-Of another task than language modelling: ``rehearse`` is the same, since the recorder knows no tokens;
+Of another task than language modelling ``rehearse`` is the same, since the recorder knows no tokens:
 ``Call.inputs`` are the rows, ``Call.recovered("targets")`` the classes that a cross-entropy was taken
-against (for small outputs ``output`` and its ``gradient`` are recorded whole, enough for any loss). A bench
-of one's own with a ``Replay`` whose ``loss`` computes that task's loss shares the probes of the loop.
+against; of small outputs ``output`` and its ``gradient`` are recorded whole, enough for any loss.
 """
 
 from __future__ import annotations
