@@ -200,22 +200,12 @@ class RehearsalBench:
         return self._located(calls, (Split.VAL, Split.TRAIN, Split.HELDOUT))
 
     def _located(self, calls: list[Call], splits: tuple[Split, ...]) -> dict[int, list[Place | None]]:
-        import numpy as np
-
-        by_length: dict[int, list[tuple[int, torch.Tensor]]] = {}
-        for call in calls:
-            ids = rows_of(call)
-            if ids is not None and ids.shape[1] >= min(
-                _SHORTEST_ROW, int(self.record.config.get("seq_len") or 1)
-            ):
-                by_length.setdefault(ids.shape[1], []).append((id(call), ids))
-        places: dict[int, list[Place | None]] = {}
-        for entries in by_length.values():
-            found = locate(self.corpus, np.concatenate([ids.numpy() for _, ids in entries]), splits)
-            for key, ids in entries:
-                places[key] = found[: len(ids)]
-                found = found[len(ids) :]
-        return places
+        shortest = min(_SHORTEST_ROW, int(self.record.config.get("seq_len") or 1))
+        fed = {
+            id(call): ids for call in calls if (ids := rows_of(call)) is not None and ids.shape[1] >= shortest
+        }
+        found = iter(locate(self.corpus, [row for ids in fed.values() for row in ids.numpy()], splits))
+        return {key: [next(found) for _ in ids] for key, ids in fed.items()}
 
     # --- lines
 

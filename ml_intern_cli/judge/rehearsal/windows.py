@@ -27,36 +27,43 @@ class Place:
     start: int
 
 
-def locate(corpus: Corpus, rows: Rows, splits: tuple[Split, ...]) -> list[Place | None]:
-    """The place of each row (N, T): in the first of ``splits`` that holds it, None where none does.
+def locate(corpus: Corpus, rows: list[Rows], splits: tuple[Split, ...]) -> list[Place | None]:
+    """The place of each row (T,): in the first of ``splits`` that holds it, None where none does.
 
     A row packed from several documents is where its first piece is, when every piece is in that split.
+    One pass over a split for all rows, and one for all pieces.
     """
     places: list[Place | None] = [None] * len(rows)
     for split in splits:
-        missing = [index for index, place in enumerate(places) if place is None]
-        for index, start in zip(missing, _starts(corpus, split, [rows[i] for i in missing]), strict=True):
-            if start is not None:
-                places[index] = Place(split, start)
-        missing = [index for index, place in enumerate(places) if place is None]
-        for index in missing:
-            start = _packed(corpus, split, rows[index])
-            if start is not None:
-                places[index] = Place(split, start)
+        for find in (_starts, _packed_starts):
+            missing = [index for index, place in enumerate(places) if place is None]
+            starts = find(corpus, split, [rows[index] for index in missing])
+            for index, start in zip(missing, starts, strict=True):
+                if start is not None:
+                    places[index] = Place(split, start)
     return places
 
 
-def _packed(corpus: Corpus, split: Split, row: Rows) -> int | None:
-    """The start of the first piece, when the row is made of whole pieces between ends of documents."""
+def _packed_starts(corpus: Corpus, split: Split, rows: list[Rows]) -> list[int | None]:
+    """The start of each row's first piece, when the row is made of pieces between ends of documents."""
+    pieces = [_pieces(row, corpus.eos) for row in rows]
+    starts = iter(_starts(corpus, split, [piece for parts in pieces for piece in parts]))
+    found: list[int | None] = []
+    for parts in pieces:
+        own = [next(starts) for _ in parts]
+        found.append(own[0] if own and None not in own else None)
+    return found
+
+
+def _pieces(row: Rows, eos: int) -> list[Rows]:
+    """The parts of a row between ends of documents that are long enough to be looked for."""
     import numpy as np
 
-    borders = np.flatnonzero(row == corpus.eos)
+    borders = np.flatnonzero(row == eos)
     if len(borders) == 0:
-        return None
-    pieces = [piece[piece != corpus.eos] for piece in np.split(row, borders)]
-    pieces = [piece for piece in pieces if len(piece) >= _SHORTEST_PIECE]
-    starts = _starts(corpus, split, pieces)
-    return starts[0] if pieces and all(start is not None for start in starts) else None
+        return []
+    parts = [part[part != eos] for part in np.split(row, borders)]
+    return [part for part in parts if len(part) >= _SHORTEST_PIECE]
 
 
 def _starts(corpus: Corpus, split: Split, rows: list[Rows]) -> list[int | None]:
@@ -64,6 +71,8 @@ def _starts(corpus: Corpus, split: Split, rows: list[Rows]) -> list[int | None]:
     import numpy as np
 
     found: list[int | None] = [None] * len(rows)
+    if not rows:
+        return found
     stream = corpus.stream(split)
     by_key: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
