@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.judge.artifact import read_checkpoint
 from ml_intern_cli.judge.claims.bench import ClaimBench
 from ml_intern_cli.judge.claims.logs import scheduled_rate
@@ -203,7 +204,7 @@ def _largest_move(bench: ClaimBench, before: Tensors, after: Tensors) -> tuple[f
 
 def _text_of(bench: ClaimBench, name: str) -> str:
     try:
-        return (bench.artifact.directory / name).read_text(encoding="utf-8", errors="replace")
+        return leavings.read_text(bench.artifact.directory, name, errors="replace")
     except OSError:
         return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.claims.bench import ClaimBench, place_in
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
@@ -43,7 +44,7 @@ def _surroundings(bench: ClaimBench) -> Measurement:
 def _read(bench: ClaimBench) -> Iterator[tuple[str, str]]:
     """What can be seen in the source, though it may not have run."""
     try:
-        tree = ast.parse((bench.artifact.directory / _FILE).read_bytes())
+        tree = ast.parse(leavings.read_bytes(bench.artifact.directory, _FILE))
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

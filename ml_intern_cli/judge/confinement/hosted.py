@@ -47,9 +47,9 @@ _ENVIRONMENT = (
     "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE",
 )  # fmt: skip
 _MACHINE = (
-    "/usr", "/lib", "/lib64", "/opt", "/nix", "/etc/ld.so.cache", "/etc/localtime", "/sys/devices/system",
-    "/sys/fs/cgroup", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/self", "/proc/driver/nvidia",
-    "/sys/bus/pci", "/sys/class",
+    "/usr", "/lib", "/lib64", "/opt/rocm", "/nix/store", "/etc/ld.so.cache", "/etc/localtime",
+    "/sys/devices/system", "/sys/fs/cgroup", "/sys/bus/pci", "/sys/class",
+    "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/self", "/proc/driver/nvidia",
 )  # fmt: skip
 _DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "nvidia-caps/*", "dri/*", "kfd")
 
@@ -157,7 +157,8 @@ class ModelHost:
         package = Path(ml_intern_cli.__file__).parent
         interpreter = {sys.prefix, sys.base_prefix, os.environ.get("PYTHONUSERBASE"), str(package)}
         own = [str(file) for file in (path / "config.json", *sorted(path.glob("*.py")))]
-        libraries = {entry for entry in sys.path if entry.endswith(("-packages", ".zip"))}
+        libraries = {entry for entry in sys.path if entry and not _holds(Path(entry), path, Path.cwd())}
+        libraries |= set(os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
         return {
             "judge": os.getpid(),
             "path": str(path),
@@ -404,6 +405,11 @@ def _walls(hello: Any) -> str:
     known = hello if isinstance(hello, dict) else {}
     walls = [f"Landlock {known['landlock']}"] if known.get("landlock") else []
     return " and ".join([*walls, *(["seccomp"] if known.get("seccomp") else [])]) or "no wall of the kernel's"
+
+
+def _holds(directory: Path, *places: Path) -> bool:
+    """Whether one of the places is in a directory: that is no library then."""
+    return any(place.is_relative_to(directory.resolve()) for place in places)
 
 
 def _environment(scratch: Path) -> dict[str, str]:

@@ -224,7 +224,7 @@ class TestTrainClaim:
         edit_rows(
             path,
             lambda row: (
-                row.update(loss=end + 5 * math.exp(-row["step"] / 20) + chance.normal(0, 0.15))
+                row.update(loss=end + 5 * math.exp(-row["step"] / 20) + chance.normal(0, 0.4))
                 if "loss" in row
                 else None
             ),

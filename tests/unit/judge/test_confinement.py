@@ -13,9 +13,12 @@ import psutil
 import pytest
 import torch
 
+from ml_intern_cli.documents.model import Verdict
+from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.judge.artifact import Artifact, Unusable
 from ml_intern_cli.judge.confinement import landlock
 from ml_intern_cli.judge.confinement.hosted import ModelHost
+from tests import judged_path
 
 MODEL = """
 import os, sys, time
@@ -217,6 +220,40 @@ def test_host_ends_when_the_judge_is_killed(tmp_path: Path) -> None:
     while time.monotonic() < deadline and psutil.pid_exists(pid):
         time.sleep(0.05)
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("while True: pass", "did not answer within"),
+        ("import os; os._exit(0)", "ended the process with exit code 0"),
+        ("import os; os.kill(os.getppid(), 9)", "raised PermissionError"),
+    ],
+)
+def test_verdict_is_reached_whatever_the_code_does(
+    code: str, reason: str, trained, data: Path, tmp_path: Path
+) -> None:
+    path = judged_path.copy_run(trained.path, tmp_path)
+    source = (path / "model.py").read_text()
+    head = "        x = self.embed_tokens(input_ids)"
+    (path / "model.py").write_text(source.replace(head, f"        {code}\n{head}"))
+    out = tmp_path / "verify.json"
+
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "ml_intern_cli.judge", "verify", "--path", path, "--data", data,
+            "--target-params", str(trained.params), "--planned-tokens", "307200", "--seed", "0",
+            "--num-threads", "1", "--limit-s", "40", "--out", out,
+        ],
+        check=False, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    verdict = Verify.model_validate_json(out.read_text())
+    assert reason in verdict.generation.reason
+    assert reason in verdict.failures["trained-causality"]
+    assert verdict.data.verdict is Verdict.PASS
+    assert left_running() == []
 
 
 def test_two_hosts_look_different_from_within_and_compute_the_same(tmp_path: Path) -> None:
