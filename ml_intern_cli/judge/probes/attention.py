@@ -313,12 +313,20 @@ _NARROW = 16  # below that sqrt(d) is too near to one
 
 
 def _attention_scale(bench: Bench) -> Measurement:
+    import torch
+
     anatomy = bench.anatomy
     ranges = []
-    for name, _, scores in anatomy.attentions:
-        if scores.head_dim is not None and scores.head_dim >= _NARROW:
-            seen = scores.visible
-            ranges.append((name, float(scores.values[seen].double().std()), scores.head_dim))
+    for name, call, _ in _once(anatomy.attentions):
+        hidden = anatomy.hidden_input(call)
+        assert hidden is not None  # noqa: S101, such calls are not among the attentions
+        generator = torch.Generator().manual_seed(bench.seed + 4)
+        tokens = torch.randn(hidden.shape, generator=generator).to(hidden)  # as large as after a norm
+        ranges += [
+            (name, float(scores.values[scores.visible].double().std()), scores.head_dim)
+            for scores in anatomy.replayed_scores(call, tokens)
+            if scores.head_dim is not None and scores.head_dim >= _NARROW
+        ]
     if not ranges or any(value for _, value in settings_like(bench.config, _SCALED)):
         return Measurement(passed=True, measured="no attention whose scale is known", allowed="-")
     wrong = [
@@ -345,7 +353,7 @@ ATTENTION_SCALE = Probe(
     name="attention-scale",
     category=Category.MODEL,
     meaning="attention scores are divided by the square root of the head's width, once",
-    threshold="with redrawn weights their deviation lies between 1.5/sqrt(d) and 0.75 sqrt(d)",
+    threshold="with redrawn weights and normalised inputs their deviation is in 1.5/sqrt(d) to 0.75 sqrt(d)",
     threshold_source="near 1 when divided once, sqrt(d) when not, 1/sqrt(d) when twice; for d of 16 and more",
     usual_causes=("the scale forgotten", "scaled by hand and again by scaled_dot_product_attention"),
     run=_attention_scale,

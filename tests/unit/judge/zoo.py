@@ -51,6 +51,7 @@ OWN = {
     ),
     "parallel": Kind("llama_like.py", "LlamaLike", {"parallel": True}),
     "post-norm": Kind("llama_like.py", "LlamaLike", {"norm": "post"}),
+    "post-norm-wide": Kind("llama_like.py", "LlamaLike", {"norm": "post", "hidden_size": 128}),
     "branch-norm": Kind("llama_like.py", "LlamaLike", {"norm": "branch"}),
     "both-norms": Kind("llama_like.py", "LlamaLike", {"norm": "both"}),
     "zero-outputs": Kind("llama_like.py", "LlamaLike", {"zero_init_outputs": True}),
