@@ -259,13 +259,16 @@ def _feature_scale(bench: RowBench) -> Measurement:
                 changed = rows.clone()
                 changed[:, feature] += 0.1 * spread[feature]
                 moves[index] += float((bench.outputs(model, changed) - base).abs().mean())
-    dominance = float(moves.max() / max(np.median(moves), 1e-300))
-    passed = dominance <= _DOMINANCE
+    median = max(float(np.median(moves)), 1e-300)
+    dominance, neglect = float(moves.max()) / median, median / max(float(moves.min()), 1e-300)
+    passed = max(dominance, neglect) <= _DOMINANCE
+    odd = int(varying[moves.argmax() if dominance >= neglect else moves.argmin()])
     return Measurement(
         passed=passed,
-        measured=f"the strongest feature moves outputs {dominance:.3g} times as much as the median one",
+        measured=f"a feature moves outputs {dominance:.3g} times as much as the median one, "
+        f"another {neglect:.3g} times less",
         allowed=f"≤ {_DOMINANCE:g} times",
-        component="" if passed else f"input {int(varying[moves.argmax()])}, set_scaling",
+        component="" if passed else f"input {odd}, set_scaling",
         detail="" if passed else "features are not brought to one scale",
     )
 
@@ -287,6 +290,39 @@ FEATURE_SCALE = Probe(
         "std taken over the whole table",
     ),
     run=_feature_scale,
+)
+
+
+def _hidden_activation(bench: RowBench) -> Measurement:
+    import torch
+
+    model, _ = bench.instrument
+    matrices = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    inputs = bench.like(model, bench.batch(9)[0])
+    if bench.dataset.is_tokens or len(matrices) < 2 or inputs.dtype != torch.float64:
+        return Measurement(passed=True, measured="one layer, token ids, or no float64 pass", allowed="-")
+    first, second, third = inputs[:3], inputs[3:6], inputs[6:9]
+    with torch.no_grad():
+        corners = [bench.outputs(model, rows) for rows in (first, second, third, first + second - third)]
+        bend = float((corners[0] + corners[1] - corners[2] - corners[3]).abs().max())
+    curved = bend / max(_spread(torch.cat(corners)), 1e-30)
+    return Measurement(
+        passed=curved > 1e-7,
+        measured=f"relative curvature {curved:.1g} over {len(matrices)} weight matrices",
+        allowed="> 1e-7",
+        component="" if curved > 1e-7 else forward_line(model),
+        detail="" if curved > 1e-7 else "outputs are a linear function of the inputs, in more than one layer",
+    )
+
+
+HIDDEN_ACTIVATION = Probe(
+    name="hidden-activation",
+    category=Category.MODEL,
+    meaning="a network of several layers is more than a linear function of its inputs",
+    threshold="f(a) + f(b) - f(c) - f(a + b - c) above 1e-7 of the spread of the outputs",
+    threshold_source="exact: a linear function gives 1e-15, a ReLU network 1e-1; one layer may be linear",
+    usual_causes=("the activation between two layers left out", "an activation that is the identity"),
+    run=_hidden_activation,
 )
 
 

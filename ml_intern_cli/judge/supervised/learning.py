@@ -121,11 +121,11 @@ GRADIENT_REACH = Probe(
 )
 
 
-def _backward(bench: RowBench, model: nn.Module) -> None:
+def _backward(bench: RowBench, model: nn.Module, *, training: bool = True) -> None:
     import torch
 
     inputs, targets = bench.batch(64)
-    model.train()
+    model.train(training)
     torch.manual_seed(bench.seed)
     loss = bench.row_losses(forward(bench.artifact, bench.dataset, model, inputs), targets).mean()
     with bench.artifact.foreign_code("the backward pass"):
@@ -134,7 +134,7 @@ def _backward(bench: RowBench, model: nn.Module) -> None:
 
 def _even_start(bench: RowBench) -> Measurement:
     model = bench.build(bench.seed)
-    _backward(bench, model)
+    _backward(bench, model, training=False)  # dropout would part units that are the same
     alike = []
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or parameter.shape[0] < 2 or parameter.grad is None:
@@ -251,7 +251,17 @@ def _overfit_batch(bench: RowBench) -> Measurement:
         passed=best <= goal,
         measured=f"{start:.3g} → {best:.3g} on {len(inputs)} rows",
         allowed=f"≤ {goal:.3g} within {_STEPS} steps",
+        component="" if best <= goal else _strongest_dropout(bench) or output_layer(bench),
     )
+
+
+def _strongest_dropout(bench: RowBench) -> str:
+    """The dropout layer that drops most, where it drops more than half."""
+    import torch
+
+    rates = {name: one.p for name, one in bench.model().named_modules() if isinstance(one, torch.nn.Dropout)}
+    strongest = max(rates, key=lambda name: rates[name], default="")
+    return strongest if rates and rates[strongest] > 0.5 else ""
 
 
 def _size(model: nn.Module) -> float:

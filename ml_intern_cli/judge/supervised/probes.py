@@ -8,6 +8,7 @@ from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes.structure import COMPILE, INSTANTIATE, PARAM_COUNT
 from ml_intern_cli.judge.supervised.coupling import (
     FEATURE_SCALE,
+    HIDDEN_ACTIVATION,
     INPUT_USE,
     PADDING_BLIND,
     REPEATABILITY,
@@ -31,6 +32,7 @@ ROW_PROBES: tuple[Probe[Any], ...] = (
     ROW_INDEPENDENCE,
     INPUT_USE,
     FEATURE_SCALE,
+    HIDDEN_ACTIVATION,
     INITIAL_ERROR,
     PADDING_BLIND,
     EVEN_START,

@@ -145,7 +145,14 @@ def _round_trip(bench: RowBench) -> Measurement:
         load_tensors(restored, load(save(stored_tensors(original))))
     except Unusable as error:
         return Measurement(
-            passed=False, measured="does not load", allowed="identical outputs", detail=str(error)
+            passed=False,
+            measured="does not load",
+            allowed="identical outputs",
+            component=str(error)
+            .split(";")[0]
+            .removeprefix("missing tensor ")
+            .removeprefix("unexpected tensor "),
+            detail=str(error),
         )
     with torch.no_grad():
         moved = _largest(bench.outputs(original, inputs) - bench.outputs(restored, inputs))

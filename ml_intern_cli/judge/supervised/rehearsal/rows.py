@@ -235,7 +235,9 @@ def _mistaken(bench: RehearsalBench, reading: Reading) -> torch.Tensor:
     targets = torch.from_numpy(bench.dataset.rows(Split.TRAIN).targets)
     slack = 1e-3 * max(bench.dataset.target_scaling[1], float(targets.std()))
     nearest = (reading.used_targets[:, None] - targets[None]).abs().min(1).values
-    if float((nearest <= slack).float().mean()) < 0.9:  # no targets of this data: another loss
+    # Values that are no targets of this data, or all one: that is another loss, not another label.
+    varied = float(reading.used_targets.std()) > 0.1 * float(reading.own_targets.std())
+    if float((nearest <= slack).float().mean()) < 0.9 or not varied:
         return torch.zeros(len(known), dtype=torch.bool)
     return known & ((reading.used_targets - reading.own_targets).abs() > slack)
 
