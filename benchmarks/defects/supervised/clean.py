@@ -14,7 +14,7 @@ from benchmarks.defects.supervised.names import PARALLEL, TEMPLATE
 SEEDS = (101, 102, 103, 104, 105, 106)
 _EVERY = (*TEMPLATE, *PARALLEL)
 _WARNING = (
-    "/usr/lib/python3/torch/storage.py:414: FutureWarning: the argument `wait` will be removed\n"
+    "torch/storage.py:414: FutureWarning: the argument `wait` will be removed in a later release.\n"
     "  warnings.warn(\n"
 )
 
