@@ -77,7 +77,7 @@ def test_names_are_unique_and_every_defect_cites_its_source():
     assert set(names.TEMPLATE) | set(names.PARALLEL) == set(BY_NAME)
 
 
-@pytest.mark.parametrize("change", (*DEFECTS, *clean.CLEAN), ids=lambda change: change.name)
+@pytest.mark.parametrize("change", [*DEFECTS, *clean.CLEAN], ids=lambda change: change.name)
 def test_a_change_fits_each_of_its_programs_and_changes_something(change, built, tmp_path):
     for name in change.programs:
         folder = folder_of(name, built, tmp_path / name)
@@ -98,15 +98,16 @@ def tree(folder):
 
 
 def test_data_are_the_same_each_time_and_their_splits_apart(built, tmp_path):
-    for program in PROGRAMS:
-        again = tmp_path / program.name
+    for program in {program.data: program for program in PROGRAMS}.values():
+        again = tmp_path / program.data
         program.build_data(again)
         manifest = (built / program.data / "manifest.json").read_text()
         assert (again / "manifest.json").read_text() == manifest  # which has the hashes of the arrays
-        rows = {split: {row.tobytes() for row in data.read_split(again, split)[0]} for split in data.SHARES}
-        assert not rows["train"] & rows["heldout"] - rows["val"] or program.data == "digits"
-        assert json.loads(manifest)["splits"]["train"]["rows"] >= 100
-        shutil.rmtree(again)
+        train, heldout = (
+            {row.tobytes() for row in data.read_split(again, split)[0]} for split in ("train", "heldout")
+        )
+        assert len(train) >= 100
+        assert len(train & heldout) <= 0.01 * len(heldout)
 
 
 def test_manifests_have_the_scaling_of_their_training_rows(built):
@@ -157,9 +158,8 @@ def test_each_process_of_a_pair_takes_its_half_and_the_mean_is_that_of_one_proce
     shutil.copytree(folder.root, single)
     path = single / "path-a"
     shutil.rmtree(path / "ckpts")
-    (path / "train.py").write_text(
-        (path / "train.py").read_text().replace("WORLD_SIZE = 2", "WORLD_SIZE = 1")
-    )
+    program = (path / "train.py").read_text()
+    (path / "train.py").write_text(program.replace("WORLD_SIZE = 2", "WORLD_SIZE = 1"))
     subprocess.run([sys.executable, "train.py"], cwd=path, capture_output=True, check=True)
     losses = [
         [float(line.split("loss=")[1]) for line in (root / "train.log").read_text().splitlines()]
@@ -208,4 +208,5 @@ def test_a_permuted_head_is_scored_as_such(built, trained, tmp_path):
     shutil.copytree(trained("wine_mlp").root, folder.root)
     before = score.heldout_accuracy(folder.path, built / "wine")
     defect.after(folder)
-    assert score.heldout_accuracy(folder.path, built / "wine") < 0.2 < 0.9 < before
+    assert before > 0.9
+    assert score.heldout_accuracy(folder.path, built / "wine") < 0.2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.defects.case import Defect, Edit, Family
+from benchmarks.defects.case import Defect, Edit, Family, Harm
+from benchmarks.defects.supervised import claims
 from benchmarks.defects.supervised.names import (
     DEEP_CHECKER,
     DEEP_CRIME,
@@ -151,7 +152,7 @@ DEFECTS = (
         family=Family.MODEL,
         what="set_scaling takes the mean for the deviation and the other way round",
         source=f"{TAXONOMY} (wrong preprocessing)",
-        programs=("cancer_mlp", "diabetes_mlp", "cells_mlp"),
+        programs=("wine_mlp", "diabetes_mlp", "cells_mlp"),
         edits=(
             Edit("model.py", "self.input_mean.copy_(input_mean)", "self.input_mean.copy_(input_std)"),
             Edit("model.py", "self.input_std.copy_(input_std)", "self.input_std.copy_(input_mean)"),
@@ -289,17 +290,23 @@ DEFECTS = (
         programs=TABLES,
         edits=_scaled("{} = (inputs - inputs.mean(0)) / (inputs.std(0, correction=0) + 1e-6)", TABLES),
         component=("forward*", "input*"),
+        claim=claims.best_evaluation,
     ),
     Defect(
         name="batch-norm-without-memory",
         family=Family.MODEL,
         what="batch norm keeps no running statistics: in use a row is scaled by its neighbours",
         source=f"{TAXONOMY} (batch norm in evaluation)",
-        programs=("digits_cnn",),
-        edits=_model(
-            "nn.BatchNorm2d(channels_out)", "nn.BatchNorm2d(channels_out, track_running_stats=False)"
-        ),
+        programs=("digits_cnn", "cancer_mlp"),
+        edits={
+            "digits_cnn": _model("Norm2d(channels_out)", "Norm2d(channels_out, track_running_stats=False)"),
+            "cancer_mlp": _model(
+                "Norm1d(config.hidden_size)", "Norm1d(config.hidden_size, track_running_stats=False)"
+            ),
+        },
         component=("blocks.*norm*", "norm*"),
+        harm=Harm.CLAIM,
+        claim=claims.best_evaluation,
     ),
     Defect(
         name="batch-norm-never-learns",
