@@ -15,28 +15,8 @@ import pytest
 pytest.importorskip("sklearn", reason="pip install 'ml-intern-cli[bench]'")
 
 from benchmarks.defects.case import Family, Folder, Half
-from benchmarks.defects.supervised import (
-    clean,
-    data,
-    defects_artifact,
-    defects_data,
-    defects_distributed,
-    defects_model,
-    defects_reporting,
-    defects_training,
-    names,
-    score,
-)
-from benchmarks.defects.supervised.programs import PROGRAMS
+from benchmarks.defects.supervised import CLEAN, DEFECTS, PROGRAMS, data, names, score
 
-DEFECTS = (
-    *defects_model.DEFECTS,
-    *defects_training.DEFECTS,
-    *defects_data.DEFECTS,
-    *defects_reporting.DEFECTS,
-    *defects_artifact.DEFECTS,
-    *defects_distributed.DEFECTS,
-)
 BY_NAME = {program.name: program for program in PROGRAMS}
 
 
@@ -63,7 +43,7 @@ def folder_of(name, built, root):
 def test_there_are_enough_of_everything():
     assert len(DEFECTS) >= 40
     assert {defect.family for defect in DEFECTS} == set(Family)
-    assert sum(len(variation.programs) for variation in clean.CLEAN) >= 60
+    assert sum(len(variation.programs) for variation in CLEAN) >= 60
     assert {program.half for program in PROGRAMS} == set(Half)
     for half in Half:
         tasks = {program.task for program in PROGRAMS if program.half is half}
@@ -71,13 +51,13 @@ def test_there_are_enough_of_everything():
 
 
 def test_names_are_unique_and_every_defect_cites_its_source():
-    changes = [change.name for change in (*DEFECTS, *clean.CLEAN)]
+    changes = [change.name for change in (*DEFECTS, *CLEAN)]
     assert len(changes) == len(set(changes))
     assert all(len(defect.source) > 10 and defect.what and defect.component for defect in DEFECTS)
     assert set(names.TEMPLATE) | set(names.PARALLEL) == set(BY_NAME)
 
 
-@pytest.mark.parametrize("change", [*DEFECTS, *clean.CLEAN], ids=lambda change: change.name)
+@pytest.mark.parametrize("change", [*DEFECTS, *CLEAN], ids=lambda change: change.name)
 def test_a_change_fits_each_of_its_programs_and_changes_something(change, built, tmp_path):
     for name in change.programs:
         folder = folder_of(name, built, tmp_path / name)

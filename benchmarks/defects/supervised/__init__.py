@@ -1,21 +1,22 @@
-"""Classifiers and regressors of the benchmark: their data, programs, defects and clean variations."""
+"""Classifiers and regressors of the benchmark: their data, programs, defects and clean variations.
+
+Needs scikit-learn, whose bundled data sets they use: ``pip install -e '.[bench]'``.
+"""
 
 from __future__ import annotations
 
-from benchmarks.defects.case import Clean, Defect, Program
 from benchmarks.defects.supervised import (
-    clean,
     defects_artifact,
     defects_data,
     defects_distributed,
     defects_model,
     defects_reporting,
     defects_training,
-    programs,
 )
+from benchmarks.defects.supervised.clean import CLEAN
+from benchmarks.defects.supervised.programs import PROGRAMS
 
-PROGRAMS: tuple[Program, ...] = programs.PROGRAMS
-DEFECTS: tuple[Defect, ...] = (
+DEFECTS = (
     *defects_model.DEFECTS,
     *defects_training.DEFECTS,
     *defects_data.DEFECTS,
@@ -23,4 +24,5 @@ DEFECTS: tuple[Defect, ...] = (
     *defects_artifact.DEFECTS,
     *defects_distributed.DEFECTS,
 )
-CLEAN: tuple[Clean, ...] = clean.CLEAN
+
+__all__ = ["CLEAN", "DEFECTS", "PROGRAMS"]

@@ -223,7 +223,7 @@ _COLUMN = ("*-inputs.npy", "input 0", "input 0,*", "column 0", "train")
 
 DEFECTS = (
     _data(
-        "class-labels-noisy",
+        "labels-drawn-at-random",
         "two labels in five are drawn at random",
         f"{DEEP_CRIME} (TCL); {DEEP_CHECKER} (labels)",
         (*CLASSIFIERS, *REGRESSORS),

@@ -95,7 +95,7 @@ DEFECTS = (
         component=("head*", "forward*", "output*", "ReLU*"),
     ),
     Defect(
-        name="class-scores-scaled-up",
+        name="logits-a-hundredfold",
         family=Family.MODEL,
         what="logits are multiplied by 100, so the untrained model is sure of wrong answers",
         source=f"{DEEP_CHECKER} (over-scaled outputs)",
@@ -501,7 +501,7 @@ DEFECTS = (
         component=("head*", "forward*", "output*"),
     ),
     Defect(
-        name="token-positions-missing",
+        name="order-of-tokens-lost",
         family=Family.MODEL,
         what="the encoder does not know the order of its tokens",
         source="missing positions, defects of language models",

@@ -429,7 +429,7 @@ DEFECTS = (
         component=("clip*", "grad_clip*"),
     ),
     Defect(
-        name="decay-on-norms-and-biases",
+        name="decay-on-biases-too",
         family=Family.TRAINING,
         what="weight decay on norms and biases too",
         source="weight decay on norms, defects of language models",
