@@ -113,6 +113,25 @@ def rows_consumed(share: float) -> Stated:
     return claim
 
 
+def padding_is_none(folder: Folder, sound: Path) -> Claim:
+    """That what the manifest calls padding says nothing: outputs with and without it."""
+    del sound
+    pad_id = json.loads((folder.data / "manifest.json").read_text())["inputs"]["pad_id"]
+    model = score.load_model(folder.path)
+    rows = torch.from_numpy(score.load(folder.data, "val", "inputs"))
+    lengths = (rows != pad_id).sum(1).tolist()
+    with torch.inference_mode():
+        moved = max(
+            float((model(row[None]) - model(row[None, :length])).abs().max())
+            for row, length in zip(rows[:50], lengths[:50], strict=True)
+        )
+    return Claim(
+        stated=f"token {pad_id} is padding",
+        measured=f"logits move by up to {moved:.3g} without it",
+        is_false=moved > 1e-3,
+    )
+
+
 def frozen_layers_fixed(name: str) -> Stated:
     """That a tensor named as frozen in config.json has the value that its seed gives."""
 

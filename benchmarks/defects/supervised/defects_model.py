@@ -414,6 +414,8 @@ DEFECTS = (
         programs=("text_encoder",),
         edits=_model('        scores = scores.masked_fill(~is_token[:, None, None, :], float("-inf"))\n', ""),
         component=("blocks*attention*"),
+        harm=Harm.CLAIM,
+        claim=claims.padding_is_none,
     ),
     Defect(
         name="padding-averaged",
@@ -423,6 +425,8 @@ DEFECTS = (
         programs=("text_encoder",),
         edits=_model("weights = is_token.to(x.dtype)[..., None]", "weights = torch.ones_like(x[..., :1])"),
         component=("forward*", "norm*", "head*"),
+        harm=Harm.CLAIM,
+        claim=claims.padding_is_none,
     ),
     Defect(
         name="last-position-pooled",
@@ -434,6 +438,8 @@ DEFECTS = (
             "pooled = (self.norm(x) * weights).sum(1) / weights.sum(1)", "pooled = self.norm(x)[:, -1]"
         ),
         component=("forward*", "norm*", "head*"),
+        harm=Harm.CLAIM,
+        claim=claims.padding_is_none,
     ),
     Defect(
         name="attention-over-the-batch",
