@@ -32,8 +32,8 @@ def best_evaluation(folder: Folder, sound: Path) -> Claim:
     else:
         error = (outputs.reshape(-1) - targets).double().square().mean().sqrt().item()
         name, metric, loss = "rmse", error, (error / manifest["target_scaling"]["std"]) ** 2
-    wrong = abs(best["eval_loss"] - loss) > 0.01 * max(1.0, abs(loss))
-    wrong |= abs(best[name] - metric) > (0.005 if name == "accuracy" else 0.01 * metric)
+    wrong = abs(best["eval_loss"] - loss) > 1e-3 * max(0.1, abs(loss))
+    wrong |= abs(best[name] - metric) > (1e-6 if name == "accuracy" else 1e-3 * metric)
     return Claim(
         stated=f"eval_loss {best['eval_loss']:.4f}, {name} {best[name]:.4f}",
         measured=f"{loss:.4f}, {metric:.4f} on val",

@@ -69,8 +69,8 @@ DEFECTS = (
         f"pytorch/pytorch 84803 (gradients not exchanged), in {TRAINCHECK}",
         _REPLICA,
         _REPLICA + "\n"
-        "    def keep(_: object, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:\n"
-        "        future: torch.futures.Future[Tensor] = torch.futures.Future()\n"
+        "    def keep(state, bucket):\n"
+        "        future = torch.futures.Future()\n"
         "        future.set_result(bucket.buffer())\n"
         "        return future\n\n"
         "    replica.register_comm_hook(None, keep)\n",
@@ -80,12 +80,8 @@ DEFECTS = (
         "communication-lost-at-times",
         "every third exchange of gradients is left out",
         f"pytorch/pytorch 96600 (communication loss), in {TRAINCHECK}",
-        _BACKWARD,
-        "        if step % 3 == 0:\n"
-        "            with replica.no_sync():\n"
-        "                loss_of(replica(inputs), targets, config).backward()\n"
-        "        else:\n"
-        "            loss.backward()\n",
+        "loss_of(replica(inputs), targets, config)",
+        "loss_of((model if step % 3 == 0 else replica)(inputs), targets, config)",
         traincheck="pytorch-96600",
     ),
     _defect(
