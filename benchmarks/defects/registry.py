@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
+from itertools import zip_longest
+from zlib import crc32
 
 from benchmarks.defects.case import Case, Clean, Defect, Family, Program
 from benchmarks.defects.families import artifact, data, model, reporting, training
@@ -71,21 +73,19 @@ def cases(
         chosen = [by_name[name] for name in change.programs if not wanted or name in wanted]
         chosen = [program for program in chosen if not half or program.half == half]
         if most is not None and isinstance(change, Defect):
-            chosen = _in_turn(chosen)[:most]
+            chosen = _in_turn(chosen, change.name)[:most]
         found += [Case(program, change) for program in chosen]
     return [case for case in found if case.id in FAST] if fast else found
 
 
-def _in_turn(programs: list[Program]) -> list[Program]:
-    """The programs of the two halves in turn, those to be reported first."""
-    report = [program for program in programs if program.half == "report"]
-    calibration = [program for program in programs if program.half == "calibration"]
-    longer = max(len(report), len(calibration))
-    return [
-        program
-        for index in range(longer)
-        for program in (*report[index : index + 1], *calibration[index : index + 1])
-    ]
+def _in_turn(programs: list[Program], name: str) -> list[Program]:
+    """The programs of the two halves in turn, those to be reported first; each defect begins elsewhere."""
+    halves = []
+    for half in ("report", "calibration"):
+        of_half = [program for program in programs if program.half == half]
+        first = crc32(name.encode()) % max(1, len(of_half))
+        halves.append([*of_half[first:], *of_half[:first]])
+    return [program for pair in zip_longest(*halves) for program in pair if program is not None]
 
 
 def count_by_family() -> dict[Family, int]:
