@@ -73,6 +73,7 @@ TRANSFORMERS = {
     ),
     "hf-mixtral": _transformers("mixtral", **_SMALL, num_local_experts=4, num_experts_per_tok=2),
     "hf-bloom": _transformers("bloom", hidden_size=48, n_layer=2, n_head=4),
+    "hf-mpt": _transformers("mpt", d_model=128, n_heads=4, n_layers=2, max_seq_len=128),
     "hf-mamba": _transformers("mamba", hidden_size=48, num_hidden_layers=2, state_size=8, time_step_rank=4),
     "hf-phi": _transformers("phi", **_SMALL),
     "hf-smollm3": _transformers("smollm3", **_SMALL, no_rope_layers=[1, 0]),
