@@ -383,7 +383,7 @@ DEFECTS: dict[str, Planted] = {
     ),
     "another-tokenizer": Planted(
         "windows-from-train",
-        (train(STACK, f"{STACK} * 7 % 509"),),
+        (train(STACK, f"{STACK} * 7 % 300"),),
         "language models: a tokenizer other than the one trained with",
     ),
     "windows-cut-short": Planted(

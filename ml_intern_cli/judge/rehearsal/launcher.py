@@ -30,7 +30,9 @@ _LEAST_OPEN_FILES = 3
 
 
 def main() -> None:
-    """Serve until stdin ends. Returns in a forked child, which then runs its program."""
+    """Serve until stdin ends, and exit. Returns in a forked child only, which then runs its program."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)  # nothing outlives the judge
     for name in _USUAL_LIBRARIES:
         with suppress(ImportError):
             importlib.import_module(name)
@@ -49,6 +51,7 @@ def main() -> None:
         _, status = os.waitpid(pid, 0)
         _kill_orphans()
         _reply(exit_code=os.waitstatus_to_exitcode(status))
+    sys.exit()
 
 
 def _become(request: dict[str, Any]) -> None:
