@@ -12,9 +12,13 @@ from ml_intern_cli.documents.postmortem import Postmortem
 from ml_intern_cli.documents.registry import load
 from tests.small_runs import SLUG, children_of, edit, losses, ml_intern
 
+# Holds in the run's own directory, not in the judge's rehearsal, which would find the defect before training.
+_FOR_REAL = '(HERE.parent / "PLAN.md").exists()'
 # In place of the guard at the end of train.py: a program that does not stop when asked to.
-_STUBBORN = """
+_STUBBORN = f"""
 if __name__ == "__main__":
+    if not {_FOR_REAL}:
+        sys.exit(main())
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(1)
@@ -48,7 +52,7 @@ def test_a_loss_that_is_not_finite_is_retried_with_a_lower_rate_in_code_of_its_o
     edit(
         untrained / "path-a" / "train.py",
         r"^( +)loss, grad_norm, learning_rate = self\.attempt_step\(\)$",
-        r"\g<0>\n\1loss = math.nan if self.state.step >= 5 else loss",
+        rf"\g<0>\n\1loss = math.nan if self.state.step >= 5 and {_FOR_REAL} else loss",
     )
     answer = ml_intern("run", SLUG, "--max-retries", "1", runs_dir=untrained.parent)
     assert answer.code == 4, answer.err  # twelve steps teach too little for any verification

@@ -7,7 +7,8 @@
 The copy's train_config.json keeps every setting but the sizes of a short training: as many steps with
 their warm-up, an evaluation and a checkpoint every k steps, small micro-batches, two of them per step so
 that averaging shows, a gradient clip that is reached so that clipping shows. Its data are the manifest,
-the tokenizer and the train and val shards; the held-out shards are not there.
+the tokenizer and the train and val shards; the held-out shards are not there. It runs on the CPU, where the
+judge can repeat every number; accelerators are hidden from it.
 
 The contract that is assumed: train.py reads those settings from train_config.json, writes the files that
 DESIGN.md lists, and hands the model to a ``torch.optim.Optimizer``. A key that a path does not have is not

@@ -132,18 +132,15 @@ TRAINING_PRECISION = Probe(
 
 
 def _resume(bench: RehearsalBench) -> Measurement:
-    import torch
-
     reference = {(made.process.rank, made.step.number): made for made in bench.made if made.start.number == 1}
     again = [
         (reference[key], made)
         for made in bench.made
         if made.start.number > 1 and (key := (made.process.rank, made.step.number)) in reference
     ]
-    exact = not torch.cuda.is_available()
     problem, component = "", ""
     for before, after in again:
-        problem, component = _difference(bench, before, after, exact=exact)
+        problem, component = _difference(bench, before, after)
         if problem:
             break
     if not problem:
@@ -158,7 +155,7 @@ def _resume(bench: RehearsalBench) -> Measurement:
 
 
 def _difference(  # noqa: PLR0911 - one return per thing that may differ, in the order in which they act
-    bench: RehearsalBench, before: Made, after: Made, *, exact: bool
+    bench: RehearsalBench, before: Made, after: Made
 ) -> tuple[str, str]:
     """What a step made again does differently, and where that is restored."""
     loads = bench.line(r"load_file\(|load_state_dict", r"def (load|resume)", "resume")
@@ -170,7 +167,7 @@ def _difference(  # noqa: PLR0911 - one return per thing that may differ, in the
     if len(first.calls) != len(second.calls):
         return f"{where}: {len(second.calls)} micro-batches instead of {len(first.calls)}", loads
     sums, sums_again = first.first.event.get("sums"), second.first.event.get("sums")
-    if exact and sums and sums_again and sums != sums_again:
+    if sums and sums_again and sums != sums_again:
         names = before.process.tensor_names
         name = next(n for n, a, b in zip(names, sums, sums_again, strict=True) if a != b)
         return f"{where}: {name} is not what it was", loads
@@ -181,9 +178,9 @@ def _difference(  # noqa: PLR0911 - one return per thing that may differ, in the
         name = _other_moment(update.moments("before"), again.moments("before"))
         if name:
             return f"{where}: the optimizer's {name} is not what it was", loads
-    if exact and _rng_of(first.calls) != _rng_of(second.calls) and _draws(before):
+    if _rng_of(first.calls) != _rng_of(second.calls) and _draws(before):
         return f"{where}: other random numbers", bench.line("set_rng_state", "rng|manual_seed")
-    if exact and first.updates[-1].left["sums"] != second.updates[-1].left["sums"]:
+    if first.updates[-1].left["sums"] != second.updates[-1].left["sums"]:
         return f"{where}: the weights come out differently", loads
     return "", ""
 
