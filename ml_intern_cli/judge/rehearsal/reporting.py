@@ -207,6 +207,8 @@ def _eval_recomputed(bench: RehearsalBench) -> Measurement:
         if claim is None:
             continue
         problem = _source(bench, evaluation)
+        # Windows are chosen where val is opened; a number goes wrong where it is computed or written down.
+        claimed_at = bench.line(r"val\w*\s*=" if problem else "eval_loss=", "eval_loss")
         if not problem and len(evaluation.start.processes) == 1:
             problem, difference = _mistaken(bench, evaluation, claim)
             largest = max(largest, difference)
@@ -216,7 +218,7 @@ def _eval_recomputed(bench: RehearsalBench) -> Measurement:
                 passed=False,
                 measured=f"wrong after step {evaluation.step}",
                 allowed="the loss on those very windows of val, recomputed in eval mode",
-                component=evaluation.calls[0].line,
+                component=f"{evaluation.calls[0].line}, {claimed_at}",
                 detail=f"after step {evaluation.step}: {problem}",
             )
     claimed = [
