@@ -42,7 +42,7 @@ def _eval_claim(bench: ClaimBench) -> Measurement:
     off = abs(claimed - val.mean)
     return Measurement(
         passed=off <= slack and val.tokens <= tokens,
-        measured=f"claimed {claimed:.4f} on {tokens:,} tokens, recomputed {val.mean:.4f} on {val.tokens:,}",
+        measured=f"claimed {claimed:.4f} on {tokens:,} tokens, found {val.mean:.4f} on {val.tokens:,}",
         allowed=f"± {slack:.4f}",
         component="" if off <= slack else "ckpts/best.json",
     )
