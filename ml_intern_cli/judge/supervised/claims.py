@@ -191,6 +191,40 @@ TRAIN_CLAIM = Probe(
 )
 
 
+_REPLAYED = 12  # steps
+
+
+def _log_replayed(bench: Trained) -> Measurement:
+    from ml_intern_cli.judge.supervised.rehearsal.rehearse import replay
+
+    again = replay(bench.artifact, bench.dataset, num_steps=_REPLAYED)
+    logged = dict(bench.records.losses)
+    common = [step for step in sorted(again) if step in logged and step <= _REPLAYED]
+    # Other numbers of threads add up in another order; that grows, slowly at first.
+    away = {step: abs(again[step] - logged[step]) / max(abs(again[step]), 0.01) for step in common}
+    wrong = [step for step in common if not away[step] <= 0.02]
+    return Measurement(
+        passed=bool(common) and not wrong,
+        measured=f"{len(common) - len(wrong)} of the first {len(common)} steps have the logged loss",
+        allowed="all, within 2 %",
+        component="train.log" if wrong or not common else "",
+        detail=f"step {wrong[0]}: logged {logged[wrong[0]]:.4f}, made once more {again[wrong[0]]:.4f}"
+        if wrong
+        else "",
+    )
+
+
+LOG_REPLAYED = Probe(
+    name="log-replayed",
+    category=Category.REPORTING,
+    meaning="the first steps, made once more by the judge, have the losses that train.log says",
+    threshold="the first 12 steps within 2 %",
+    threshold_source="bit for bit on the same machine; other hardware moves the first steps by under 1e-3",
+    usual_causes=("losses made up, smoothed or sorted", "a log of another seed or another train.py"),
+    run=_log_replayed,
+)
+
+
 def _row_records(bench: Trained) -> Measurement:
     records, config = bench.records, bench.artifact.train_config
     problems = list(records.problems)
@@ -525,9 +559,34 @@ SIGNAL = Probe(
     run=_signal,
 )
 
+
+def _checkpoint_fits(bench: Trained) -> Measurement:
+    return Measurement(
+        passed=True,
+        measured=f"step {bench.predictions.step}, {bench.predictions.params:,} parameters",
+        allowed="-",
+    )
+
+
+CHECKPOINT_FITS = Probe(
+    name="checkpoint-fits",
+    category=Category.ARTIFACT,
+    meaning="the checkpoint loads into the model of config.json, and its outputs are numbers",
+    threshold="every tensor there, of its shape, finite; none left over",
+    threshold_source="the contract of a path",
+    usual_causes=(
+        "a tensor lost or transposed on saving",
+        "config.json of another model",
+        "weights that diverged",
+    ),
+    run=_checkpoint_fits,
+)
+
 CLAIM_PROBES: tuple[Probe[Trained], ...] = (
+    CHECKPOINT_FITS,
     VAL_CLAIM,
     TRAIN_CLAIM,
+    LOG_REPLAYED,
     ROW_RECORDS,
     BEST_STEP,
     CHECKPOINT_KIN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from ml_intern_cli.judge.probe import run_probe
 from ml_intern_cli.judge.records import Records
 from ml_intern_cli.judge.supervised.bench import constant_loss
 from ml_intern_cli.judge.supervised.chance import mean_and_error
-from ml_intern_cli.judge.supervised.claims import CLAIM_PROBES, Trained, row_losses
+from ml_intern_cli.judge.supervised.claims import CHECKPOINT_FITS, CLAIM_PROBES, Trained, row_losses
 from ml_intern_cli.judge.supervised.data_probes import DATA_PROBES
 from ml_intern_cli.judge.supervised.dataset import Dataset
 from ml_intern_cli.judge.supervised.host import Predictions, predict
@@ -243,10 +244,18 @@ def _probes(
                     measured="not run",
                     threshold=claim.threshold,
                     verdict=Verdict.FAIL,
-                    detail=broken,
+                    component=_blamed(broken) if claim is CHECKPOINT_FITS else "",
+                    detail=broken.removeprefix("not run: ") if claim is CHECKPOINT_FITS else broken,
                 )
             )
     return tuple(results)
+
+
+def _blamed(broken: str) -> str:
+    """The tensor that a checkpoint's refusal names, and the checkpoint."""
+    found = re.search(r"(?:missing|unexpected) tensor ([\w.]+)|([\w.]+) (?:has shape|holds)", broken)
+    tensor = next((name for name in found.groups() if name), "") if found else ""
+    return f"{tensor}, model.safetensors" if tensor else "model.safetensors"
 
 
 class _Holder:

@@ -554,6 +554,7 @@ RANKS_APART = Probe(
     run=_ranks_apart,
 )
 
+PROCESS_PROBES: tuple[Probe[RehearsalBench], ...] = (RANKS_APART, REPLICAS_IN_STEP)
 LOOP_PROBES: tuple[Probe[RehearsalBench], ...] = (
     TRAINED_PARAMETERS,
     OPTIMIZER_SETTINGS,
@@ -565,6 +566,4 @@ LOOP_PROBES: tuple[Probe[RehearsalBench], ...] = (
     FRESH_NOISE,
     SAVED_STATE,
     RESUMED,
-    REPLICAS_IN_STEP,
-    RANKS_APART,
 )

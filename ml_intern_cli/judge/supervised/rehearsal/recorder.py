@@ -153,6 +153,10 @@ class Recorder:
         late = time.monotonic() - self.started > _MOST_SECONDS or self.bytes > _MOST_BYTES
         if not self.stopped and (self.steps >= self.stop_after or late):
             self.stopped = True
+            try:  # one of several processes speaks for all: a second signal could meet a program that is leaving
+                (self.root / "stopped").touch(exist_ok=False)
+            except FileExistsError:
+                return
             os.kill(self.main_pid, signal.SIGTERM)
 
     def _state(self, module: nn.Module) -> dict[str, torch.Tensor]:

@@ -99,6 +99,17 @@ def rehearse(artifact: Artifact, dataset: Dataset) -> Rehearsal:
         return Rehearsal(whole.result(), stopped, resumed, num_steps)
 
 
+def replay(artifact: Artifact, dataset: Dataset, *, num_steps: int) -> dict[int, float]:
+    """The losses that train.py logs when its first steps are made once more. Raises Unusable."""
+    with tempfile.TemporaryDirectory(prefix="ml-intern-replay-") as scratch:
+        root = Path(scratch)
+        _copy(artifact, dataset, root / "whole")
+        start = _start(root / "whole", num_steps, "first")
+    if not start.losses:
+        raise Unusable(f"made once more, train.py logs no step: it {start.ended.reason}")
+    return start.losses
+
+
 def _copy(artifact: Artifact, dataset: Dataset, root: Path) -> None:
     """The path without what it left, and its data without the held-out rows."""
     path, data = root / "path-x", root / "data"
@@ -164,7 +175,7 @@ def _hashes(root: Path) -> dict[str, str]:
 def _read(record: Path) -> list[list[Event]]:
     """The events of each process that trained, the one that started first being the first."""
     processes = []
-    for folder in sorted(record.glob("*"), key=lambda one: int(one.name) if one.name.isdigit() else 0):
+    for folder in sorted(record.glob("*/"), key=lambda one: int(one.name) if one.name.isdigit() else 0):
         events = []
         for file in sorted(folder.glob("*.safetensors")):
             with _opened(file) as stored:

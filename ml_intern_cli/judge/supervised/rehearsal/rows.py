@@ -500,7 +500,6 @@ SCALING_SET = Probe(
 )
 
 ROW_READING_PROBES: tuple[Probe[RehearsalBench], ...] = (
-    REHEARSED,
     ROWS_FROM_TRAIN,
     EPOCH_ORDER,
     ROW_LABELS,
