@@ -153,7 +153,7 @@ class Recorder:
         late = time.monotonic() - self.started > _MOST_SECONDS or self.bytes > _MOST_BYTES
         if not self.stopped and (self.steps >= self.stop_after or late):
             self.stopped = True
-            try:  # one of several processes speaks for all: a second signal could meet a program that is leaving
+            try:  # one process speaks for all: a second signal could meet a program that is leaving
                 (self.root / "stopped").touch(exist_ok=False)
             except FileExistsError:
                 return
