@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if not HAS_TABLES:
         sys.stderr.write("without the classifiers and regressors: pip install -e '.[bench]'\n")
-    place = Workplace(arguments.out.resolve())
+    place = Workplace(arguments.out.resolve(), traincheck=arguments.traincheck)
     place.out.mkdir(parents=True, exist_ok=True)
     log = place.out / "results.jsonl"
     wanted = cases(
@@ -168,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="put the tables into this page too")
     parser.add_argument(
         "--no-baselines", action="store_true", help="leave out what the judge is compared with"
+    )
+    parser.add_argument(
+        "--traincheck", default="", metavar="PYTHON", help="compare with it too, run by this interpreter"
     )
     parser.add_argument("--no-judge", action="store_true", help="only train and score: the harm check")
     parser.add_argument("--list", action="store_true", help="only name the cases")

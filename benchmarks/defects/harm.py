@@ -14,7 +14,7 @@ from typing import Any
 SEEDS = "seed-"
 """Clean variations whose names begin so differ from the healthy path only by the seed."""
 _SIGMAS = 3.0
-_LEAST_SPREAD = 0.004  # relative; of too few seeds the spread may be small by chance
+_LEAST_SPREAD = 0.01  # relative; of few seeds the spread may be small by chance
 
 
 @dataclass(frozen=True, slots=True)

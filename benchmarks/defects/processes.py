@@ -50,7 +50,12 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    *arguments: str, cwd: Path, limit_s: float, stderr: Path | None = None, stop_when: Path | None = None
+    *arguments: str,
+    cwd: Path,
+    limit_s: float,
+    stderr: Path | None = None,
+    stop_when: Path | None = None,
+    python: str = sys.executable,
 ) -> Ended:
     """``python ARGUMENTS``, and nothing of it left running afterwards.
 
@@ -60,13 +65,14 @@ def run(
         limit_s: Seconds after which its whole group is killed.
         stderr: File that its stderr is appended to; it is returned in any case.
         stop_when: SIGTERM is sent once this file exists.
+        python: The interpreter.
     """
     started = time.monotonic()
     log = stderr or cwd / f".{os.getpid()}.stderr"
     with log.open("ab") as errors:
         offset = errors.tell()
         process = subprocess.Popen(
-            (sys.executable, *arguments),
+            (python, *arguments),
             cwd=cwd,
             env=environment(),
             stdin=subprocess.DEVNULL,

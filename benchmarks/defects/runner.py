@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.defects.baselines import traincheck
 from benchmarks.defects.case import Case, Clean, Defect, Folder, Program, copy_folder
 from benchmarks.defects.processes import REPOSITORY, Ended, run
 from benchmarks.defects.verdicts import Failure, read_failures
@@ -36,6 +37,7 @@ class Workplace:
     """The output folder, and one lock per thing that is made once."""
 
     out: Path
+    traincheck: str = ""  # an interpreter that has it; empty: it is not run
     _locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -118,9 +120,8 @@ class _Run:
     def row(self, known: dict[str, str], *, judged: bool, compared: bool) -> dict[str, Any] | None:
         """Everything that is measured of the case."""
         change = self.case.change
-        key = _hash(
-            self.content, judge_hash() if judged else "", _code_of(change), score_hash(), repr(compared)
-        )
+        how = repr((compared, bool(self.place.traincheck)))
+        key = _hash(self.content, judge_hash() if judged else "", _code_of(change), score_hash(), how)
         if known.get(self.case.id) == key:
             return None
         started = time.monotonic()
@@ -146,6 +147,8 @@ class _Run:
             row["score"] = self.score()
         if compared:
             row["baselines"] = self.baselines()
+            if self.place.traincheck and self.case.program.task == "language":
+                row["baselines"][traincheck.NAME] = self.traincheck()
         if judged and not row["smoke"]["failures"] and row["train"]["ended"]:
             row["verify"] = self.verify()
         row["seconds"] = round(time.monotonic() - started, 1)
@@ -209,6 +212,25 @@ class _Run:
         )  # fmt: skip
         out.write_text(answer.read_text() if answer.exists() else "{}", encoding="utf-8")
         answer.unlink(missing_ok=True)
+
+    def traincheck(self) -> dict[str, Any]:
+        """The invariants of healthy trainings that the first steps of this one violate."""
+        program, python = self.case.program, self.place.traincheck
+        scratch = self.folder.root / "traincheck"
+
+        def infer(out: Path) -> None:
+            runs = [train_sound(program, self.place, seed=seed) for seed in (None, _OTHER_SEED)]
+            data = self.place.data(program)
+            traincheck.infer([(path, data) for path in runs], _made(scratch / "infer"), out, python=python)
+
+        def check(out: Path) -> None:
+            data, work = self.folder.data, _made(scratch / "check")
+            found = traincheck.check(self.folder.path, data, invariants, work, python=python)
+            out.write_text(json.dumps(found), encoding="utf-8")
+
+        invariants = self.place.once(self.place.out / "traincheck" / f"{program.name}.json", infer)
+        made = self.place.once(self.place.out / "traincheck" / f"{self.content}.json", check)
+        return {"alarms": json.loads(made.read_text(encoding="utf-8")), "categories": []}
 
     # --- training
 
