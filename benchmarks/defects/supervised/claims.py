@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from benchmarks.defects.case import Claim, Folder
@@ -145,6 +146,18 @@ def frozen_layers_fixed(name: str) -> Stated:
         return Claim(stated=f"{name} is frozen", measured=f"moved by {moved:.3g}", is_false=moved > 1e-6)
 
     return claim
+
+
+def checkpoint_complete(folder: Folder, sound: Path) -> Claim:
+    """That the checkpoint holds every tensor of the model that config.json describes."""
+    del sound
+    directory = folder.path / "ckpts" / folder.json("ckpts/best.json")["dir"]
+    missing = score.build(folder.path).state_dict().keys() - load_file(directory / "model.safetensors").keys()
+    return Claim(
+        stated="the checkpoint is the model's",
+        measured=f"it lacks {', '.join(sorted(missing)) or 'nothing'}",
+        is_false=bool(missing),
+    )
 
 
 def weights_of_this_training(folder: Folder, sound: Path) -> Claim:

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.defects.case import Action, Defect, Family, Folder
-from benchmarks.defects.supervised import score
+from benchmarks.defects.case import Action, Defect, Family, Folder, Harm
+from benchmarks.defects.supervised import claims, score
 from benchmarks.defects.supervised.names import CLASSIFIERS, TAXONOMY, TEMPLATE
 
 _CHECKPOINT = ("ckpts*", "model.safetensors", "*model.safetensors")
@@ -21,13 +21,17 @@ def _weights(folder: Folder) -> Path:
     return folder.path / "ckpts" / folder.json("ckpts/best.json")["dir"] / "model.safetensors"
 
 
+def _tensors(folder: Folder) -> Tensors:
+    """Copies: the file that they would be mapped from is about to be written."""
+    return {name: tensor.clone() for name, tensor in load_file(_weights(folder)).items()}
+
+
 def _on_tensors(change: Callable[[Tensors], Tensors]) -> Action:
     """Writes the best checkpoint again."""
 
     def action(folder: Folder) -> None:
-        path = _weights(folder)
-        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-        save_file({name: tensor.contiguous() for name, tensor in change(tensors).items()}, path)
+        changed = change(_tensors(folder))
+        save_file({name: tensor.contiguous() for name, tensor in changed.items()}, _weights(folder))
 
     return action
 
@@ -92,7 +96,7 @@ def _reset_target_scaling(tensors: Tensors) -> Tensors:
 def _untrained(folder: Folder) -> None:
     torch.manual_seed(folder.json("train_config.json")["seed"])
     fresh = score.build(folder.path).state_dict()
-    trained = load_file(_weights(folder))
+    trained = _tensors(folder)
     kept = {name: trained[name] for name in trained if name.startswith(("input_", "target_"))}
     save_file({name: tensor.contiguous() for name, tensor in fresh.items()} | kept, _weights(folder))
 
@@ -103,7 +107,7 @@ def _truncated(folder: Folder) -> None:
 
 
 def _pickled(folder: Folder) -> None:
-    torch.save(load_file(_weights(folder)), _weights(folder))
+    torch.save(_tensors(folder), _weights(folder))
 
 
 def _of_another_size(key: str, factor: float) -> Action:
@@ -124,6 +128,7 @@ def _defect(
     programs: tuple[str, ...],
     after: Action,
     component: tuple[str, ...] = (),
+    claim: claims.Stated | None = None,
 ) -> Defect:
     return Defect(
         name=name,
@@ -133,6 +138,8 @@ def _defect(
         programs=programs,
         after=after,
         component=(*_CHECKPOINT, *component),
+        harm=Harm.CLAIM if claim else Harm.SCORE,
+        claim=claim,
     )
 
 
@@ -154,6 +161,7 @@ DEFECTS = (
         ("wine_mlp", "digits_cnn", "cells_mlp", "text_encoder"),
         _on_tensors(_without_head_bias),
         ("head*",),
+        claims.checkpoint_complete,
     ),
     _defect(
         "a-weight-not-a-number",
