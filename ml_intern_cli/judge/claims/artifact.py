@@ -61,13 +61,16 @@ def _configuration(bench: ClaimBench) -> Iterator[tuple[str, str]]:
     import torch
 
     config, state = bench.artifact.config, bench.model.state
-    is_tied = any(entry.tied_to != name for name, entry in state.items())
-    if config.get("tie_word_embeddings") is True and not is_tied:
-        yield "config.json", "tie_word_embeddings is true, no two weights of the model are one"
-    if config.get("tie_word_embeddings") is False and is_tied:
-        name = next(name for name, entry in state.items() if entry.tied_to != name)
-        yield name, f"tied to {state[name].tied_to}, config.json says tie_word_embeddings is false"
     width = bench.model(torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
+    # A head that is tied need not be there at all: the model may use the embedding itself.
+    tables = [name for name, one in state.items() if one.is_parameter and one.shape[:1] == (width,)]
+    tables = [name for name in tables if len(state[name].shape) == 2]
+    tied = next((name for name in tables if state[name].tied_to != name), None)
+    untied = [name for name in tables if state[name].shape == state[tables[0]].shape]
+    if config.get("tie_word_embeddings") is True and tied is None and len(untied) > 1:
+        yield untied[-1], f"config.json says tie_word_embeddings, yet it is not {untied[0]}"
+    if config.get("tie_word_embeddings") is False and tied is not None:
+        yield tied, f"tied to {state[tied].tied_to}, config.json says tie_word_embeddings is false"
     claimed = config.get("vocab_size")
     if isinstance(claimed, int) and claimed != width:
         yield "config.json", f"vocab_size {claimed}, the logits are {width} wide"

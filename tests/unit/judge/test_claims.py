@@ -365,6 +365,20 @@ class TestArtifact:
 
         assert measure("artifact", honest, path).component == "lm_head.weight"
 
+    def test_head_that_is_no_longer_tied_is_named(self, honest: ClaimBench, path: Path, data: Path) -> None:
+        edit_json(path / "config.json", tie_word_embeddings=True)
+        source, tie = (
+            (path / "model.py").read_text(),
+            "        self.lm_head.weight = self.embed_tokens.weight\n",
+        )
+        (path / "model.py").write_text(source.replace(tie, ""))
+        tensors = load_file(checkpoint(path))
+        save_file(tensors | {"lm_head.weight": tensors["embed_tokens.weight"] + 0}, checkpoint(path))
+
+        assert not measure("artifact", honest, path).failed
+        with bench_of(path, data, is_light=True) as bench:
+            assert measure("artifact", bench, path).component == "lm_head.weight"
+
     def test_vocabulary_that_does_not_fit_fails(self, honest: ClaimBench, path: Path) -> None:
         edit_json(path / "config.json", vocab_size=4_000)
 
