@@ -25,10 +25,16 @@ class Ended:
 
 
 _RUNNING: set[subprocess.Popen[bytes]] = set()
+_OVER: list[bool] = []  # not empty: the benchmark is interrupted
+
+
+class Stopped(Exception):
+    """A program was stopped from outside: what it left says nothing about the case."""
 
 
 def end_all() -> None:
     """Kills every program that is running, for a benchmark that is interrupted."""
+    _OVER.append(True)
     for process in list(_RUNNING):
         _end_group(process)
 
@@ -58,6 +64,9 @@ def run(
     python: str = sys.executable,
 ) -> Ended:
     """``python ARGUMENTS``, and nothing of it left running afterwards.
+
+    Raises:
+        Stopped: something else ended it.
 
     Args:
         arguments: What follows ``python``.
@@ -92,6 +101,8 @@ def run(
         finally:
             _end_group(process)
             _RUNNING.discard(process)
+    if _OVER or code == -signal.SIGTERM:
+        raise Stopped(f"{arguments[1]} was stopped")
     with log.open("rb") as errors:
         errors.seek(offset)
         text = errors.read(1 << 20).decode(errors="replace")
