@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
-from ml_intern_cli.judge.rehearsal.recorder import sample
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +53,8 @@ def _step_of(bench: RehearsalBench, start: Start) -> tuple[Process, Step] | None
 
 
 def _differs(bench: RehearsalBench, start: Start, process: Process, step: Step) -> tuple[str, str]:
+    from ml_intern_cli.judge.rehearsal.recorder import sample
+
     tensors = _load(start)
     recorded = dict(zip(process.parameter_names, step.updates[-1].samples("after"), strict=True))
     ties = _ties(bench)

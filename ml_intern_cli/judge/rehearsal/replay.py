@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from ml_intern_cli.judge.artifact import Artifact, Unusable
 from ml_intern_cli.judge.evaluation import logits_of, token_losses
 from ml_intern_cli.judge.rehearsal.record import Call, Process, Step
-from ml_intern_cli.judge.rehearsal.recorder import bit_sum, sample
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +75,8 @@ class Replay:
 
     def step(self, process: Process, step: Step, calls: tuple[Call, ...] | None = None) -> Recomputed:
         """The losses and gradients of a step in the state that its first call found. Raises Unusable."""
+        from ml_intern_cli.judge.rehearsal.recorder import sample
+
         self.load(process, step.first)
         calls = calls or step.calls
         losses, totals, gradients, counts = [], [], [], []
@@ -157,6 +158,8 @@ class Replay:
         Plays the forward passes of the step first, since they may count in buffers.
         """
         import torch
+
+        from ml_intern_cli.judge.rehearsal.recorder import bit_sum
 
         self.load(process, step.first)
         for call in step.calls:

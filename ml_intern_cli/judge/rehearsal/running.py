@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
-from ml_intern_cli.judge.rehearsal.recorder import CRASHED, IGNORED_TERM, NEVER_STEPPED
 
 if TYPE_CHECKING:
     from ml_intern_cli.judge.rehearsal.bench import RehearsalBench
@@ -37,6 +36,8 @@ def _train_runs(bench: RehearsalBench) -> Measurement:
 
 def _crash(bench: RehearsalBench, start: Start) -> tuple[str, str]:
     """Why a start did not go as it should, and where."""
+    from ml_intern_cli.judge.rehearsal.recorder import CRASHED, IGNORED_TERM, NEVER_STEPPED
+
     planned = bench.record.config.get("steps")
     made = start.main is not None and bool(start.main.steps)
     is_done = start.last.get("status") == "done"

@@ -83,7 +83,7 @@ def test_probes_are_listed_by_kind_and_told_by_name(capsys):
 
 def test_an_unknown_probe_names_the_nearest(capsys):
     assert main(["probes", "casuality"]) == 2
-    assert "did you mean causality?" in capsys.readouterr().err
+    assert "did you mean causality " in capsys.readouterr().err
 
 
 def test_a_blueprint_shows_its_card(capsys):
