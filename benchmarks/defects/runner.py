@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.defects.baselines import traincheck
 from benchmarks.defects.case import Case, Clean, Defect, Folder, Program, copy_folder
-from benchmarks.defects.processes import REPOSITORY, Ended, run
+from benchmarks.defects.processes import REPOSITORY, Ended, Stopped, run
 from benchmarks.defects.verdicts import Failure, read_failures
 
 SMOKE_LIMIT_S, TRAIN_LIMIT_S, VERIFY_LIMIT_S, SCORE_LIMIT_S = 240.0, 400.0, 300.0, 120.0
@@ -261,6 +261,8 @@ class _Run:
         for file in aside.iterdir():
             file.rename(self.folder.data / file.name)
         _forget_caches(path)
+        if _was_terminated(path):
+            raise Stopped(f"the training of {self.case.id} was stopped")
         out.mkdir()
         shutil.copytree(path, out / "path-a")
         is_over = ended.code == 0 and (path / "ckpts" / "best.json").is_file()
@@ -340,6 +342,12 @@ def _sound_content_of(healthy: Path, data: Path) -> str:
 
 def _sound_content(place: Workplace, program: Program) -> str:
     return _sound_content_of(place.healthy(program), place.data(program))
+
+
+def _was_terminated(path: Path) -> bool:
+    """Whether train.py says that somebody asked it to stop, which this benchmark did not at the end."""
+    last = path / "ckpts" / "last.json"
+    return last.exists() and '"reason": "terminated"' in last.read_text(errors="replace")
 
 
 def _no_answer(ended: Ended) -> Failure:
