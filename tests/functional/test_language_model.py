@@ -159,7 +159,9 @@ def test_smoke_names_each_of_five_bugs(tmp_path: Path) -> None:
     assert tuple(found) == FAILS
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(5, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("count", [2, 5])
 def test_each_bug_is_caught_before_training_and_named_until_the_code_is_right(
     count: int, config: Path, runs_dir: Path
 ) -> None:
@@ -178,8 +180,9 @@ def test_each_bug_is_caught_before_training_and_named_until_the_code_is_right(
     assert (folder / f"path-a{count + 1}" / "ckpts" / "best.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tokens", "code"), [("20k", 4), pytest.param("600k", 0, marks=pytest.mark.slow)]
+    ("tokens", "code"), [("20k", 4), ("600k", 0)]
 )  # 20k teach too little for any verification
 def test_the_same_author_behind_chat_completions_gets_there_too(
     tokens: str, code: int, service: LoopbackModels, config: Path, runs_dir: Path
@@ -229,6 +232,7 @@ def test_killed_again_and_again_it_asks_nothing_twice_that_was_answered(
     assert sum(use.tokens_out for use in _budget(runs_dir).model_use) >= sum(one.output for one in counted)
 
 
+@pytest.mark.slow
 def test_a_recorded_session_plays_the_run_again_without_a_key(
     service: LoopbackModels, config: Path, runs_dir: Path
 ) -> None:
@@ -262,6 +266,7 @@ class TwoPaths(Author):
         return super().hand_in_code(incoming)
 
 
+@pytest.mark.slow
 def test_the_code_of_two_paths_is_written_at_the_same_time_under_one_budget(
     config: Path, runs_dir: Path
 ) -> None:

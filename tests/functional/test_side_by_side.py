@@ -140,7 +140,11 @@ def test_two_paths_train_at_the_same_time_to_the_losses_of_one_after_the_other(
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
     ids=lambda number: number.name,
 )
 def test_both_are_stopped_at_any_instant_and_go_on_with_the_same_losses(
@@ -179,6 +183,7 @@ def _out_of_memory_killer(run: Path, path_id: str) -> None:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_path_that_lacks_memory_beside_another_goes_on_alone(
     pair: Path, in_turn: Path, runs_dir: Path
 ) -> None:
@@ -211,6 +216,7 @@ def test_a_path_that_lacks_memory_beside_another_goes_on_alone(
     _assert_trained_as(run, in_turn)
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_a_question_of_one_path_ends_the_run_at_once(pair: Path, runs_dir: Path) -> None:
     run = copy_run(pair, runs_dir)
     for path_id in PATHS:

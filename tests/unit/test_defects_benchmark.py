@@ -62,7 +62,9 @@ def test_both_halves_have_each_architecture_and_mixtures():
         assert any(name.endswith("_moe") for name in names)
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize(
+    "name", [name if name == "llama" else pytest.param(name, marks=pytest.mark.slow) for name in LANGUAGE]
+)
 def test_every_change_of_a_program_fits_and_compiles(name: str, stories: Path, tmp_path: Path):
     program = next(program for program in PROGRAMS if program.name == name)
     healthy = Workplace(tmp_path / "out").healthy(program)

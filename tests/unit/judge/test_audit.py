@@ -73,6 +73,17 @@ def _probed(name: str, directory: Path, question: Question) -> Any:
     return run_probe(BY_NAME[name], bench, describe=bench.describe)
 
 
+USUAL = {
+    "a tensor filled at random",
+    "a file cut off",
+    "a tokenizer of another model",
+    "layers swapped",
+    "another rotary base",
+    "labels shifted twice",
+    "an invented claim",
+    "a leak over time",
+}
+"""Of the planted defects, those for every run of the tests: a kind each. The slow ones are all."""
 KINDS = [
     "llama",
     *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tied", "gpt2", "mixtral", "qwen")),
@@ -91,11 +102,7 @@ def test_a_sound_checkpoint_passes_every_probe(kind, sound, asked, texts):
 
 @pytest.mark.parametrize(
     "what",
-    # Mixtures of experts take longest to train.
-    [
-        pytest.param(what, marks=pytest.mark.slow) if one.base == "mixtral" else what
-        for what, one in DEFECTS.items()
-    ],
+    [what if what in USUAL else pytest.param(what, marks=pytest.mark.slow) for what in DEFECTS],
 )
 def test_a_planted_defect_fails_its_probe_and_the_component_is_named(what, sound, asked, texts, tmp_path):
     defect = DEFECTS[what]

@@ -225,7 +225,7 @@ def test_host_ends_when_the_judge_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("while True: pass", "did not answer within"),
+        pytest.param("while True: pass", "did not answer within", marks=pytest.mark.slow),
         ("import os; os._exit(0)", "ended the process with exit code 0"),
         ("import os; os.kill(os.getppid(), 9)", "raised PermissionError"),
     ],
