@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml_intern_cli.brains.reader.amounts import AmountMatcher
 from ml_intern_cli.brains.reader.datasets import match_dataset
@@ -128,11 +128,14 @@ def read(sentence: str, *, spellings: Mapping[str, str], arxiv_ids: Mapping[str,
 
 def _scan(tokens: Sequence[Token], matchers: Sequence[Callable[[int], Match | None]]) -> list[Match]:
     """All matches from left to right; at each position the first matcher that finds something wins."""
-    matches, position = [], 0
+    matches: list[Match] = []
+    position = 0
     while position < len(tokens):
         found = next((match for matcher in matchers if (match := matcher(position))), None)
         if found:
-            matches.append(found)
+            # A negation before the match may be part of what was matched before.
+            before = matches[-1].stop if matches else 0
+            matches.append(replace(found, start=max(found.start, before)))
         position = found.stop if found else position + 1
     return matches
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ml_intern_cli.brains.reader import Field, Reading, read
@@ -470,6 +470,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @settings(deadline=None)
+@example(sentence='COLUMN"THAN"LORA')
 @given(st.one_of(st.text(max_size=200), st.lists(FRAGMENTS, max_size=25).map(" ".join)))
 def test_any_text_is_read_or_refused_and_no_value_comes_from_outside_it(sentence: str) -> None:
     try:
