@@ -76,6 +76,7 @@ class RunPurse:
         self._wait = wait
         self._approved = False
         self._one_at_a_time = threading.RLock()  # what one loop sets aside, another must see
+        self._waiting: list[object] = []  # who asks for money, in the order in which they came
         self._under_way = _UNDER_WAY[layout.root] = set()  # those of an earlier purse were broken off
 
     def allow(
@@ -84,17 +85,26 @@ class RunPurse:
         """Set aside what a call can cost at most. See Purse.allow.
 
         What others have set aside may come back, so nobody is refused while a call of theirs is under way.
+        Who has waited longest is next: a loop that calls often does not starve another.
         """
-        while True:
+        ticket = object()
+        with self._one_at_a_time:
+            self._waiting.append(ticket)
+        try:
+            while True:
+                with self._one_at_a_time:
+                    if self._waiting[0] is ticket:
+                        try:
+                            return self._set_aside(
+                                stage, model, tokens_in=tokens_in, max_tokens=max_tokens, calls=calls
+                            )
+                        except Blocked:
+                            if not self._under_way:
+                                raise
+                self._wait(_LOOK_AGAIN_S)
+        finally:
             with self._one_at_a_time:
-                try:
-                    return self._set_aside(
-                        stage, model, tokens_in=tokens_in, max_tokens=max_tokens, calls=calls
-                    )
-                except Blocked:
-                    if not self._under_way:
-                        raise
-            self._wait(_LOOK_AGAIN_S)
+                self._waiting.remove(ticket)
 
     def _set_aside(
         self, stage: str, model: LanguageModel, *, tokens_in: int, max_tokens: int, calls: int
