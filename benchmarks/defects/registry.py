@@ -47,6 +47,9 @@ if HAS_TABLES and find_spec("benchmarks.defects.supervised"):
     )
     CLEAN += clean.CLEAN
 
+_FIRST_SEEDS = {"seed-11", "seed-12", "seed-13", "seed-101", "seed-102", "seed-103"}
+"""Three healthy trainings of each program; the least that a spread can be told from."""
+
 FAST = (
     "defect/mask-off-by-one/llama",
     "defect/positions-missing/gpt2_moe",
@@ -72,8 +75,8 @@ def cases(
 ) -> list[Case]:
     """The cases that are asked for; empty arguments leave nothing out.
 
-    The seeds that harm is measured by come first, then the half that is reported: a benchmark that is
-    broken off has figures already.
+    The seeds that harm is measured by come first, then the half that is reported, in an order drawn by lot:
+    a benchmark that is broken off has figures already, of a fair sample.
 
     Args:
         programs: Names of programs.
@@ -96,8 +99,15 @@ def cases(
         found += [Case(program, change) for program in chosen]
     if fast:
         found = [case for case in found if case.id in FAST]
-    return sorted(
-        found, key=lambda case: (not case.change.name.startswith("seed-"), case.program.half != "report")
+    return sorted(found, key=_place)
+
+
+def _place(case: Case) -> tuple[bool, bool, int]:
+    """Where a case stands in the order; after the first seeds, by lot."""
+    return (
+        case.change.name not in _FIRST_SEEDS,
+        case.program.half != "report",
+        crc32(case.id.encode()),
     )
 
 
