@@ -25,7 +25,7 @@ _MOST_TRAIN_TOKENS = 10_000_000
 _LEAST_TOKENS = 16  # a shorter sample says nothing
 _COPIED_TIMES, _COPIED_LEAST = 1.5, 32
 _SIGMAS = 5.0
-_LEAST_SPREAD = 0.15  # nats: of the mean surprise of samples of 100 tokens, which a few own samples underrate
+_LEAST_SPREAD = 0.15  # nats; 19 own samples of 100 tokens measured 0.18 to 0.27, a few may show less
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from ml_intern_cli.judge.artifact import Artifact, Unusable
 from ml_intern_cli.judge.rehearsal.record import Record, Start, read_processes
 from ml_intern_cli.judge.rehearsal.starting import Launcher
 
-_WORK = 6e11  # parameters x tokens of all steps that a rehearsal may take: about 15 s in fp32 on a core
+_WORK = 6e11  # parameters x tokens of all steps that a rehearsal may take: 600,000 tokens at 1M
 _WHOLE_STATE = 4_000_000  # parameters; the state of smaller models is written down at every step
 _COPIED_BYTES = 512 << 20  # of data; more is linked to
 _CLIP = 0.1  # below the gradient norm of an untrained model, so that clipping has something to do

@@ -130,7 +130,7 @@ LOGGED_LOSS = Probe(
     category=Category.REPORTING,
     meaning="the loss that is logged for a step is that step's cross-entropy, over all its micro-batches",
     threshold="|Δ| ≤ 0.0006 + 0.2 % (bf16: 1 %) of the loss that the judge recomputes",
-    threshold_source="four decimals round by 0.00005; the same operations give the same loss to 1e-6",
+    threshold_source="four decimals round by 0.00005; measured: unrounded losses agree to 1e-6",
     usual_causes=(
         "a running mean or a smoothed loss logged as the step's",
         "the last micro-batch's loss, or the sum of all",
@@ -289,7 +289,7 @@ EVAL_RECOMPUTED = Probe(
     category=Category.REPORTING,
     meaning="an evaluation is on val, on as many tokens as it claims, and its loss is right",
     threshold="every window from val; |Δ| ≤ 0.0006 + 0.2 % of the judge's loss in eval mode; tokens equal",
-    threshold_source="four decimals round by 0.00005; the same operations give the same loss to 1e-6",
+    threshold_source="four decimals round by 0.00005; measured: unrounded losses agree to 1e-6",
     usual_causes=(
         "dropout active in the evaluation",
         "windows of the training split, or the training loss copied",

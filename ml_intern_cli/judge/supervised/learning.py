@@ -45,7 +45,8 @@ INITIAL_ERROR = Probe(
         "cross-entropy from half the entropy of the classes to ln C + 0.5; squared error 0.1 to 10 variances"
     ),
     threshold_source=(
-        "logits of standard deviation s start s²/2 above ln C: 0.5 is s = 1; torch's defaults give 0.1"
+        "logits of standard deviation s start about s²/2 above ln C: 0.5 is s = 1; measured in nine sound "
+        "programs: 0.07 below to 0.15 above, 0.7 to 1.5 variances"
     ),
     usual_causes=(
         "weights initialised too wide",
@@ -210,7 +211,8 @@ LIVE_UNITS = Probe(
     meaning="the ReLU units of each layer fire for some training row",
     threshold="at least half of them at the start, over 256 rows",
     threshold_source=(
-        "scaled inputs leave under 5 % dead, positive unscaled ones up to 30 %; source: TheDeepChecker"
+        "measured: 91 % and more in sound programs, 53 % with columns unscaled, which passes, 0 % behind a "
+        "bias far below zero; source: TheDeepChecker"
     ),
     usual_causes=("a bias far below zero", "weights of one sign", "inputs far from zero"),
     run=_live_units,
@@ -275,8 +277,8 @@ OVERFIT_BATCH = Probe(
     meaning="trained on a few rows, the model learns them by heart",
     threshold="≤ a quarter of ln C on 32 rows, or of the variance on 8 rows, within 200 steps of AdamW",
     threshold_source=(
-        "sound models need 10 to 80 steps; softmax applied twice "
-        "cannot get below 0.15 ln C at C = 2 to 0.7 at 10"
+        "measured: nine sound programs need 10 or 20 steps; softmax applied twice "
+        "cannot get below 0.45 ln C at C = 2, 0.63 at 10"
     ),
     usual_causes=(
         "activation or init that blocks the gradient",

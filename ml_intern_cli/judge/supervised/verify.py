@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.judge.supervised.dataset import Array
 
 TIME_LIMIT_S = 120.0
-"""For the process of the model; a million rows of features take a few seconds."""
+"""For the process of the model."""
 _LARGEST_DRIFT = 0.15
 _LEAST_SHARE = 0.7  # of the planned rows
 _LARGEST_GAP = 0.5  # of a constant's loss, held-out above train

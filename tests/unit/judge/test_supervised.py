@@ -6,11 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ml_intern_cli.documents import assessment
 from ml_intern_cli.documents.assessment import Assessment
+from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.documents.smoke import Smoke
+from ml_intern_cli.judge.artifact import Artifact
+from ml_intern_cli.judge.supervised.dataset import Dataset
+from ml_intern_cli.judge.supervised.rehearsal.bench import Reading, RehearsalBench
+from ml_intern_cli.judge.supervised.rehearsal.loop import RANKS_APART
 from tests import supervised_path
 from tests.supervised_path import smoke, table, verify, write_data, write_path
 
@@ -61,3 +68,40 @@ def test_command_dispatches_on_the_task_of_the_manifest(trained: Path, tmp_path:
     subprocess.run(command, check=True, capture_output=True)
 
     assert Smoke.model_validate_json(out.read_bytes()).passed
+
+
+def in_turns(root: Path, streams: list[np.ndarray], batch: int) -> RehearsalBench:
+    """Two processes that take every second row of each batch, of one stream of rows or of one each."""
+    bench = RehearsalBench(Artifact(root / "path-a"), Dataset.open(root / "data"))
+    nothing = torch.zeros(0)
+    bench.readings = [
+        [
+            Reading(
+                step=step + 1,
+                rows=stream[step * batch : (step + 1) * batch][rank::2].tolist(),
+                outputs=nothing,
+                own_targets=nothing,
+                used_targets=nothing,
+                factor="mean",
+                residual=0.0,
+            )
+            for step in range(len(stream) // batch)
+        ]
+        for rank, stream in enumerate(streams)
+    ]
+    return bench
+
+
+def test_rows_that_two_epochs_share_within_a_step_go_to_two_processes_soundly(tmp_path: Path) -> None:
+    """A small training split ends within a step, whose last rows may be its first ones again."""
+    new_path(tmp_path)
+    num_rows = Dataset.open(tmp_path / "data").manifest.splits[Split.TRAIN].rows
+    epoch, batch = np.random.default_rng(0).permutation(num_rows), 2 * (num_rows // 7)
+    twice = np.concatenate([epoch, epoch[::-1]])
+    others = np.random.default_rng(1).permutation(num_rows)
+
+    sound = RANKS_APART.run(in_turns(tmp_path, [twice, twice], batch))
+    apart = RANKS_APART.run(in_turns(tmp_path, [twice, np.concatenate([others, others])], batch))
+
+    assert sound.passed, sound.measured
+    assert not apart.passed, apart.measured

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.judge.supervised.dataset import Dataset
 
 _INJECT = Path(__file__).parent / "inject"
-_LIMIT_S = 120.0  # per start; sound ones take 3 to 8 on an idle machine
+_LIMIT_S = 120.0  # per start; those of nine sound paths took 4 to 20 on two busy cores
 _STOP_AFTER, _GO_ON = 4, 3
 _MOST_STEPS = 150
 _COPIED = {".py", ".json", ".txt"}

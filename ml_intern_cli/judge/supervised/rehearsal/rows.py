@@ -311,7 +311,7 @@ LOSS_GRADIENT = Probe(
     ),
     threshold="≤ 2 % of the gradient of the outputs left unexplained",
     threshold_source=(
-        "float32 leaves 1e-6; softmax applied twice 0.3 and more; source: TheDeepChecker, UMLAUT"
+        "measured: float32 leaves 5e-8, softmax applied twice 1.8 and more; source: TheDeepChecker, UMLAUT"
     ),
     usual_causes=(
         "softmax before cross-entropy",
@@ -357,7 +357,7 @@ ROW_LOSS = Probe(
     category=Category.REPORTING,
     meaning="the loss that is logged for a step is the loss of its batch",
     threshold="within 1e-4 and 0.1 %",
-    threshold_source="train.log has four decimals",
+    threshold_source="train.log has four decimals, which round by 5e-5",
     usual_causes=(
         "a running mean logged",
         "the loss of another batch",
@@ -453,7 +453,7 @@ VAL_EVALUATED = Probe(
     category=Category.REPORTING,
     meaning="an evaluation goes through all of val and says what its outputs give",
     threshold="every row of val once; loss and metric within 0.2 %",
-    threshold_source="float32 sums differ by 1e-5; one row of a thousand by 1e-3",
+    threshold_source="measured: sound evaluations differ by 2e-7",
     usual_causes=(
         "evaluation on the training rows",
         "a subset of val",
