@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,8 @@ MOST_WRITTEN = 256 << 10
 _MOST_PARTS = 16
 _LONGEST_NAME = 200
 _MOST_LISTED = 500
-_LOOKS = 3  # at the name of an opened file: a link may have been taken away just then
+_LOOKS = 6  # at the name of an opened file: a link may have been taken away just then
+_LOOK_WITHIN_S = 0.0005  # between two of them
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not keep anyone waiting
 
@@ -149,8 +152,14 @@ def _parts(name: str) -> list[str]:
 
 
 def _is_only_here(descriptor: int, name: str, where: int) -> bool:
-    """Whether an opened file has this one name and no other, now and at a few more looks."""
-    for _ in range(_LOOKS):
+    """Whether an opened file has this one name and no other, now and at a few more looks.
+
+    A link can be taken away between finding the name and counting it. The looks are at odd moments, so that
+    whoever makes and removes links all the time cannot keep step with them.
+    """
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(random.uniform(0, _LOOK_WITHIN_S))  # noqa: S311, odd, not secret
         opened = os.fstat(descriptor)
         try:
             named = os.stat(name, dir_fd=where, follow_symlinks=False)
