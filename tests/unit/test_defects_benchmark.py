@@ -6,10 +6,12 @@ import json
 import math
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.defects import registry
+from benchmarks.defects.__main__ import misjudged
 from benchmarks.defects.case import Family, Folder, Half, Unfit, copy_folder, enclosing
 from benchmarks.defects.easy_stories import EasyStories
 from benchmarks.defects.families.shards import read_ids
@@ -229,6 +231,22 @@ def test_the_tables_name_misses_and_false_alarms():
     assert "50.0% (1/2, 9.5–90.5)" in text
     assert "| defect/mask-missing/llama | report |" in text.split("### Misses")[1]
     assert "| clean/renamed/llama | report | verify | stderr |" in text.split("### False alarms")[1]
+
+
+def test_a_miss_and_a_false_alarm_are_misjudged():
+    def row(case: str, *failures: str, is_defect: bool) -> dict[str, Any]:
+        found = [{"name": name, "category": "model", "component": ""} for name in failures]
+        return {
+            "case": case, "is_defect": is_defect, "smoke": {"failures": found}, "train": {"ended": True, "code": 0},
+        }  # fmt: skip
+
+    rows = [
+        row("defect/found", "causality", is_defect=True),
+        row("defect/missed", is_defect=True),
+        row("clean/quiet", is_defect=False),
+        row("clean/alarm", "positions", is_defect=False),
+    ]
+    assert misjudged(rows) == ["defect/missed", "clean/alarm"]
 
 
 def test_the_subset_for_ci_exists_and_is_of_both_kinds():
