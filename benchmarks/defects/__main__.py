@@ -25,7 +25,7 @@ BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the benchmark. Exit code 1: a case broke, or of the fast ones one was misjudged; 2: bad arguments."""
+    """Runs the benchmark. Exit code 1: a case broke, or a fast one was misjudged; 2: bad arguments."""
     arguments = _parser().parse_args(argv)
     names = {program.name for program in PROGRAMS}
     changes = {change.name for change in (*DEFECTS, *CLEAN)} | {str(defect.family) for defect in DEFECTS}

@@ -236,9 +236,8 @@ def test_the_tables_name_misses_and_false_alarms():
 def test_a_miss_and_a_false_alarm_are_misjudged():
     def row(case: str, *failures: str, is_defect: bool) -> dict[str, Any]:
         found = [{"name": name, "category": "model", "component": ""} for name in failures]
-        return {
-            "case": case, "is_defect": is_defect, "smoke": {"failures": found}, "train": {"ended": True, "code": 0},
-        }  # fmt: skip
+        smoke, train = {"failures": found}, {"ended": True, "code": 0}
+        return {"case": case, "is_defect": is_defect, "smoke": smoke, "train": train}
 
     rows = [
         row("defect/found", "causality", is_defect=True),
