@@ -21,6 +21,7 @@ _HUB_TAKES_BACK = {
 # Each of these was looked at: what it removes lies in the run's own folder, or was made by itself.
 _REMOVERS = {
     "executors/foreign.py": 1,  # __pycache__ below the run
+    "judge/rehearsal/rehearse.py": 1,  # the copy of the rehearsal before, in the judge's scratch
     "hub/bundle.py": 1,  # the bundle of an interrupted attempt, in .scratch
     "hub/publish.py": 1,  # this very publication, killed before it was noted
     "runs/pipeline.py": 1,  # .scratch
@@ -65,6 +66,8 @@ def test_no_process_is_ended_by_its_name() -> None:
                 "executors/children.py",
                 "brains/tools/mcp/stdio.py",
                 "judge/supervised/host.py",
+                "judge/rehearsal/launcher.py",
+                "judge/rehearsal/starting.py",
             }
 
 

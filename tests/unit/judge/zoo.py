@@ -59,7 +59,7 @@ OWN = {
     "mixtral-not-normalised": Kind("mixtral_like.py", "MixtralLike", {"norm_topk_prob": False}),
     "recurrence": Kind("recurrent_like.py", "RecurrentLike", {"kind": "recurrence"}),
     "convolution": Kind("recurrent_like.py", "RecurrentLike", {"kind": "convolution"}),
-    "lstm": Kind("recurrent_like.py", "RecurrentLike", {"kind": "lstm"}),
+    "lstm": Kind("recurrent_like.py", "RecurrentLike", {"kind": "lstm", "layers": 2}),
 }
 TRANSFORMERS = {
     "hf-gpt2": _transformers("gpt2", n_embd=48, n_layer=2, n_head=4, n_positions=128),

@@ -92,9 +92,7 @@ class RecurrentLike(nn.Module):
         super().__init__()
         layer = Lstm if config.kind == "lstm" else Block
         self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(
-            layer(config) for _ in range(min(config.layers, 2 if layer is Lstm else 9))
-        )
+        self.layers = nn.ModuleList(layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         nn.init.normal_(self.embed.weight, std=0.3)
