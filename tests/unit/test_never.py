@@ -68,6 +68,7 @@ def test_no_process_is_ended_by_its_name() -> None:
                 "judge/supervised/host.py",
                 "judge/rehearsal/launcher.py",
                 "judge/rehearsal/starting.py",
+                "judge/confinement/hosted.py",
             }
 
 
