@@ -17,8 +17,8 @@ from ml_intern_cli.stages.calibration import Speed, Timing
 
 _SAFETY = 0.90  # a machine that slows down by a tenth still ends inside its slice
 _LEAST_SLICE_S = 30.0  # under this a second path would only halve the first
-_JUDGED_TOKENS = 400_000  # evaluated, generated and rehearsed by smoke and verification, in forward passes
-_JUDGING_STARTUPS = 5  # interpreters that import torch, and the steps that are rehearsed
+_JUDGED_TOKENS = 500_000  # evaluated, generated and rehearsed by smoke and verification, in forward passes
+_JUDGING_STARTUPS = 8  # interpreters that import torch, and as much again for probes and rehearsed steps
 _JUDGING_S = 10.0  # beside that
 _PUBLISHING_S = 10.0
 _MOST_JUDGING = 0.4  # of a path's share
