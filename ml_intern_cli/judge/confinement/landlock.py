@@ -1,4 +1,6 @@
-"""Landlock: a process gives up, for good, every file but those it names, TCP, and signals to others.
+"""Landlock: a process gives up files for good, all but those it names (``confine``) or some (``hide``).
+
+The first takes TCP and signals to other processes too.
 
 Source: the kernel's Documentation/userspace-api/landlock.rst and include/uapi/linux/landlock.h.
 """
@@ -9,12 +11,14 @@ import ctypes
 import os
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 _CREATE, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, the same on every architecture
 _VERSION = 1
 _PATH_BENEATH = 1
+_SET_NO_NEW_PRIVS = 38  # prctl(2)
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _ABI_1 = (1 << 13) - 1  # what the first version knows: the four above, and making and removing entries
@@ -56,25 +60,67 @@ def confine(*, readable: Iterable[str], writable: Iterable[str], devices: Iterab
         OSError: the kernel has it and refused.
     """
     abi = version()
-    if not abi:
-        return 0
-    everything = _ABI_1 | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
-    everything |= _IOCTL_DEV if abi >= 5 else 0
-    rules = _Ruleset(everything, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0)
+    if abi:
+        everything = _rights(abi)
+        device = _READ_FILE | _WRITE_FILE | _IOCTL_DEV
+        sets = ((readable, _READ), (writable, everything & ~_EXECUTE), (devices, device))
+        rules = ((path, access) for paths, access in sets for path in paths)
+        _restrict(rules, abi, net=0b11 if abi >= 4 else 0, scoped=0b11 if abi >= 6 else 0)
+    return abi
+
+
+def hide(paths: Iterable[str]) -> int:
+    """Leaves this thread, and what it starts from now on, everything of now but ``paths`` and what is below.
+
+    The directories above them can be listed, but nothing can be made in or removed from them directly. A
+    hard link elsewhere to a file of ``paths`` stays. Nothing started from now on gains rights.
+
+    Returns:
+        The version that stands now; 0 when this kernel has no Landlock.
+
+    Raises:
+        OSError: the kernel has it and refused.
+    """
+    abi = version()
+    hidden = {Path(path).resolve() for path in paths}
+    if abi and hidden:
+        _checked(_libc().prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _restrict([("/", _READ_DIR), *((path, _rights(abi)) for path in _all_but(hidden))], abi)
+    return abi
+
+
+def _all_but(hidden: set[Path]) -> Iterator[str]:
+    """The fewest files and directories that together are everything but ``hidden``."""
+    above = {parent for path in hidden for parent in path.parents} - hidden
+    for directory in above:
+        # What cannot be listed cannot be named, and is given up. A link is where it leads to, or nowhere.
+        with suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                if not entry.is_symlink() and Path(entry.path) not in above | hidden:
+                    yield entry.path
+
+
+def _rights(abi: int) -> int:
+    """Everything that this version can allow."""
+    rights = _ABI_1 | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
+    return rights | (_IOCTL_DEV if abi >= 5 else 0)
+
+
+def _restrict(rules: Iterable[tuple[str, int]], abi: int, *, net: int = 0, scoped: int = 0) -> None:
+    """From now on files are what ``rules`` (path, rights) allow; ``net`` and ``scoped`` are given up."""
+    everything = _rights(abi)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
+    attributes = _Ruleset(everything, net, scoped)
     ruleset = _checked(
-        _libc().syscall(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0))
+        _libc().syscall(_CREATE, ctypes.byref(attributes), ctypes.c_size_t(size), ctypes.c_uint32(0))
     )
     try:
-        device = _READ_FILE | _WRITE_FILE | _IOCTL_DEV
-        for paths, access in ((readable, _READ), (writable, everything & ~_EXECUTE), (devices, device)):
-            for path in paths:
-                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                    _allow(ruleset, path, access & everything)
+        for path, access in rules:
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                _allow(ruleset, path, access & everything)
         _checked(_libc().syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)))
     finally:
         os.close(ruleset)
-    return abi
 
 
 def _allow(ruleset: int, path: str, access: int) -> None:

@@ -10,7 +10,7 @@ The standard library only, until the libraries that training programs use are im
 from __future__ import annotations
 
 import ctypes
-import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -19,6 +19,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 _USUAL_LIBRARIES = (
@@ -70,14 +71,27 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(file, target)
     os.closerange(_LEAST_OPEN_FILES, 64)
     os.environ.update(request["environment"])
+    _landlock().hide(request["hidden"])
     os.chdir(request["cwd"])
     sys.argv[:] = [request["program"]]
     sys.path[0] = request["cwd"]
     if "multiprocessing.process" in sys.modules:  # it remembers where a program started
         sys.modules["multiprocessing.process"].ORIGINAL_DIR = request["cwd"]  # type: ignore[attr-defined]
+    if "tempfile" in sys.modules:  # it remembers where temporary files went
+        sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # forks of one interpreter would draw the same numbers unseeded
     sys.modules["sitecustomize"].attach_recorder()
+
+
+def _landlock() -> ModuleType:
+    """``judge.confinement.landlock``, without a trace of the judge among this program's modules."""
+    file = Path(__file__).resolve().parents[1] / "confinement" / "landlock.py"
+    spec = importlib.util.spec_from_file_location("_landlock", file)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - it is part of the package
+    landlock = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(landlock)
+    return landlock
 
 
 def _kill_orphans() -> None:

@@ -7,8 +7,8 @@
 The copy's train_config.json keeps every setting but the sizes of a short training: as many steps with
 their warm-up, an evaluation and a checkpoint every k steps, small micro-batches, two of them per step so
 that averaging shows, a gradient clip that is reached so that clipping shows. Its data are the manifest,
-the tokenizer and the train and val shards; the held-out shards are not there. It runs on the CPU, where the
-judge can repeat every number; accelerators are hidden from it.
+the tokenizer and the train and val shards; the held-out shards are not there, and the program cannot open
+those of the run. It runs on the CPU, where the judge can repeat every number; accelerators are hidden.
 
 The contract that is assumed: train.py reads those settings from train_config.json, writes the files that
 DESIGN.md lists, and hands the model to a ``torch.optim.Optimizer``. A key that a path does not have is not
@@ -26,6 +26,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,10 @@ def rehearse(
         ended = launcher.run(
             "train.py",
             cwd=copy,
-            environment={"ML_INTERN_REHEARSAL": str(record), "HOME": str(folder / "home")},
+            environment={"ML_INTERN_REHEARSAL": str(record), **own_folders(folder, data_dir)},
             output=record / "program",
             watched=folder,
+            hidden=heldout_files(data_dir),
             limit_s=limit_s,
             most_bytes=(1 << 30) + 400 * num_parameters + _size(data),
         )
@@ -128,7 +130,6 @@ def rehearse(
             kept=_keep(copy, folder / "kept" / str(number)),
         )
 
-    (folder / "home").mkdir()
     first = start(1, first_step=1, crash_after=2 * every - 1, terminate_after=None)
     starts = [first]
     if first.main and first.main.steps and not first.problem:
@@ -192,11 +193,26 @@ def copy_program(path_dir: Path, copy: Path) -> None:
             raise Unusable(f"{entry.name} cannot be copied: {error}") from error
 
 
+def heldout_files(data_dir: Path) -> list[Path]:
+    """What nobody but the judge reads."""
+    return [file for file in sorted(data_dir.glob(f"{Split.HELDOUT.value}*")) if file.is_file()]
+
+
+def own_folders(folder: Path, data_dir: Path) -> dict[str, str]:
+    """Where a rehearsed program is at home, and where its temporary files go, for its environment."""
+    home, temporary = folder / "home", folder / "tmp"
+    home.mkdir(exist_ok=True)
+    if not data_dir.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
+        return {"HOME": str(home)}
+    temporary.mkdir(exist_ok=True)  # nothing can be made directly above what is hidden
+    return {"HOME": str(home), "TMPDIR": str(temporary)}
+
+
 def view_data(data_dir: Path, view: Path) -> None:
     """The data without the held-out split: copied, or linked to where they are large."""
     view.mkdir()
-    hidden = str(Split.HELDOUT.value)
-    entries = [e for e in sorted(data_dir.iterdir()) if not (e.is_file() and e.name.startswith(hidden))]
+    hidden = set(heldout_files(data_dir))
+    entries = [entry for entry in sorted(data_dir.iterdir()) if entry not in hidden]
     is_small = sum(entry.stat().st_size for entry in entries if entry.is_file()) <= _COPIED_BYTES
     for entry in entries:
         if entry.is_dir():

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,7 @@ class Launcher:
         environment: dict[str, str],
         output: Path,
         watched: Path,
+        hidden: Iterable[Path],
         limit_s: float,
         most_bytes: int,
     ) -> Ended:
@@ -108,6 +110,7 @@ class Launcher:
             environment: Names beside the few that are passed on.
             output: Where stdout (``.stdout``) and stderr (``.stderr``) go.
             watched: A directory that must not grow beyond ``most_bytes``.
+            hidden: Files that it cannot open, where the kernel has Landlock.
             limit_s: Seconds until it is stopped.
             most_bytes: Of everything under ``watched``, and of every single file.
         """
@@ -118,6 +121,7 @@ class Launcher:
             "environment": environment,
             "stdout": str(files[0]),
             "stderr": str(files[1]),
+            "hidden": [str(path.resolve()) for path in hidden],
             "most_bytes": most_bytes,
         }
         pid = self._ask(request)

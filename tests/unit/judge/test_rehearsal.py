@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ml_intern_cli.judge.confinement import landlock
 from ml_intern_cli.judge.rehearsal import PROBES
 from ml_intern_cli.judge.rehearsal.record import Start
 from ml_intern_cli.judge.rehearsal.rehearse import rehearsal_config, rehearse
@@ -121,17 +122,16 @@ MISBEHAVING = {
 }
 
 
-def first_start(path: Path, data: Path, scratch: Path) -> Start:
-    with Launcher() as launcher:
-        record = rehearse(
-            path,
-            data,
-            scratch=scratch,
-            num_parameters=100_000,
-            launcher=launcher,
-            progress=lambda _: None,
-            limit_s=12.0,
-        )
+def first_start(path: Path, data: Path, scratch: Path, launcher: Launcher) -> Start:
+    record = rehearse(
+        path,
+        data,
+        scratch=scratch,
+        num_parameters=100_000,
+        launcher=launcher,
+        progress=lambda _: None,
+        limit_s=12.0,
+    )
     return record.starts[0]
 
 
@@ -151,9 +151,46 @@ def test_misbehaving_program_is_a_failed_probe_in_time(
     assert results["train-runs"].failed
 
 
+@pytest.mark.skipif(landlock.version() == 0, reason="needs Landlock")
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "print(open(HELDOUT, 'rb').read())",
+        "print(subprocess.run([sys.executable, '-c', f'open({HELDOUT!r})'], check=True))",
+        "os.link(HELDOUT, 'mine')",
+        "os.symlink(HELDOUT, 'mine'); open('mine', 'rb')",
+        "os.rename(HELDOUT, 'mine')",
+        "os.unlink(HELDOUT)",
+        "open(HELDOUT, 'ab')",
+        "os.rename(os.path.dirname(HELDOUT), 'mine')",
+    ],
+)
+def test_heldout_shards_are_out_of_reach(
+    attempt: str, tmp_path: Path, data: Path, vocab_size: int, launcher: Launcher
+) -> None:
+    path = rehearsed_path.write(tmp_path, vocab_size=vocab_size)
+    own_data = Path(shutil.copytree(data, tmp_path / "data"))
+    shards = {file: file.read_bytes() for file in own_data.glob("heldout-*.bin")}
+    (path / "train.py").write_text(
+        "import os, subprocess, sys, tempfile\n"
+        f"HELDOUT = {str(next(iter(shards)))!r}\n"
+        f"assert open({str(own_data / 'manifest.json')!r}).read()\n"
+        "tempfile.TemporaryFile().write(b'as always')\n"
+        f"{attempt}\n"
+    )
+
+    start = first_start(path, own_data, tmp_path / "scratch", launcher)
+
+    assert start.exit_code == 1
+    assert any(
+        error in start.stderr for error in ("PermissionError", "cross-device link", "CalledProcessError")
+    )
+    assert {file: file.read_bytes() for file in shards} == shards
+
+
 @pytest.mark.slow
 def test_nothing_is_left_running_of_a_program_that_detaches(
-    tmp_path: Path, data: Path, vocab_size: int
+    tmp_path: Path, data: Path, vocab_size: int, launcher: Launcher
 ) -> None:
     path = rehearsed_path.write(tmp_path, vocab_size=vocab_size)
     (path / "train.py").write_text(
@@ -168,7 +205,7 @@ def test_nothing_is_left_running_of_a_program_that_detaches(
         "time.sleep(0.1)\n"
     )
 
-    first_start(path, data, tmp_path / "scratch")
+    first_start(path, data, tmp_path / "scratch", launcher)
 
     daemon = int((tmp_path / "scratch/rehearsal/run/path-a/daemon.pid").read_text())
     assert not psutil.pid_exists(daemon) or psutil.Process(daemon).status() == psutil.STATUS_ZOMBIE

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Artifact, Unusable
+from ml_intern_cli.judge.rehearsal.rehearse import heldout_files, own_folders
 from ml_intern_cli.judge.supervised.host import Ended, run_limited
 
 if TYPE_CHECKING:
@@ -91,11 +92,11 @@ def rehearse(artifact: Artifact, dataset: Dataset) -> Rehearsal:
         root = Path(scratch)
         for name in ("whole", "stopped"):
             _copy(artifact, dataset, root / name)
-        whole = pool.submit(_start, root / "whole", num_steps, "first")
-        stopped = pool.submit(_start, root / "stopped", _STOP_AFTER, "first").result()
-        resumed = (
-            _start(root / "stopped", _GO_ON, "second") if stopped.last.get("status") == "stopped" else None
-        )
+        data_dir = dataset.directory
+        whole = pool.submit(_start, root / "whole", data_dir, num_steps, "first")
+        stopped = pool.submit(_start, root / "stopped", data_dir, _STOP_AFTER, "first").result()
+        is_stopped = stopped.last.get("status") == "stopped"
+        resumed = _start(root / "stopped", data_dir, _GO_ON, "second") if is_stopped else None
         return Rehearsal(whole.result(), stopped, resumed, num_steps)
 
 
@@ -104,7 +105,7 @@ def replay(artifact: Artifact, dataset: Dataset, *, num_steps: int) -> dict[int,
     with tempfile.TemporaryDirectory(prefix="ml-intern-replay-") as scratch:
         root = Path(scratch)
         _copy(artifact, dataset, root / "whole")
-        start = _start(root / "whole", num_steps, "first")
+        start = _start(root / "whole", dataset.directory, num_steps, "first")
     if not start.losses:
         raise Unusable(f"made once more, train.py logs no step: it {start.ended.reason}")
     return start.losses
@@ -134,7 +135,8 @@ def _copy(artifact: Artifact, dataset: Dataset, root: Path) -> None:
                 shutil.copy(dataset.directory / entry.name, data / entry.name)
 
 
-def _start(root: Path, num_steps: int, label: str) -> Start:
+def _start(root: Path, data_dir: Path, num_steps: int, label: str) -> Start:
+    """One start of the copy in ``root``; the held-out rows of ``data_dir`` are out of its reach."""
     path, record = root / "path-x", root / f"record-{label}"
     before = _hashes(root)
     ended = run_limited(
@@ -145,6 +147,8 @@ def _start(root: Path, num_steps: int, label: str) -> Start:
             "PYTHONPATH": f"{_INJECT}:{Path(__file__).parents[4]}",
             "ML_INTERN_ROWS_RECORD": str(record),
             "ML_INTERN_ROWS_STEPS": str(num_steps),
+            "ML_INTERN_ROWS_HIDDEN": json.dumps([str(file.resolve()) for file in heldout_files(data_dir)]),
+            **own_folders(root, data_dir),
             "OMP_NUM_THREADS": "1",
         },
     )
