@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 # Two workers share two cores: threads that spin while they wait would take them from each other.
 # libgomp reads this when torch is first imported, so it is set before any test module is.
 os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"})
+
+# A script's `pytest … &` ignores Ctrl-C, and so would everything that is interrupted here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _KEPT = {
     "PATH",
