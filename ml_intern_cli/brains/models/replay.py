@@ -142,15 +142,14 @@ class ReplayedModel:
 
     def _difference(self, told: Sequence[Any]) -> str:
         """Where what is told now leaves the record, in a line."""
-        nearest, common = self.turns[0], -1
-        for turn in self.turns:
-            length = _common(told, [_comparable(message) for message in turn.before])
-            if length > common and len(turn.before) >= len(told):
-                nearest, common = turn, length
+        compared = [(turn, [_comparable(message) for message in turn.before]) for turn in self.turns]
+        nearest, recorded = max(compared, key=lambda one: _common(told, one[1]))
+        common = _common(told, recorded)
+        if common >= len(recorded):
+            return f"the record of {nearest.stage} ends with step {nearest.number}"
         where = f"the replay leaves the record at step {nearest.number} of {nearest.stage}"
-        recorded = [_comparable(message) for message in nearest.before]
-        if common >= len(told) or common >= len(recorded):
-            return f"{where}: one of them has more steps"
+        if common >= len(told):
+            return f"{where}: there it had more steps"
         for now, then in zip(told[common], recorded[common], strict=False):
             if now != then:
                 at = next((i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), 0)

@@ -71,6 +71,19 @@ def test_another_task_is_reported_at_the_first_step(begin: Any, tmp_path: Path) 
         again.agent(ReplayedModel.of(work.layout.session)).work(job(task="Find another."))
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_record_that_was_cut_off_is_said_to_end(begin: Any, kept: int, tmp_path: Path) -> None:
+    work: Work = begin(SCRIPT)
+    work.agent().work(job(recorder("look", [])))
+    lines = work.layout.session.read_text().splitlines()
+    answers = [number for number, row in enumerate(work.rows()) if row["type"] == "assistant"]
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text("\n".join([*lines[: answers[kept]], lines[answers[kept]][:40]]))
+    again = _replay(work, cut, tmp_path / "again")
+    with pytest.raises(ServiceFailed, match=f"the record of implement a ends with step {kept}"):
+        again.agent(ReplayedModel.of(cut)).work(job(recorder("look", [])))
+
+
 def test_a_compacted_conversation_is_replayed_too(tmp_path: Path) -> None:
     def act(incoming: Incoming) -> Any:
         if not incoming.tools:
