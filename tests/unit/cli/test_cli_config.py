@@ -76,6 +76,20 @@ def test_no_directory_one_happens_to_be_in_configures_anything(tmp_path, monkeyp
         load_config({"ML_INTERN_CONFIG": "config.toml"})
 
 
+@pytest.mark.parametrize(
+    ("lines", "command"),
+    [
+        ('command = "npx"\nargs = ["-y", "a b"]', ("npx", "-y", "a b")),
+        ('command = "tracker-mcp"', ("tracker-mcp",)),
+        ('command = "/opt/my tools/server"\nargs = []', ("/opt/my tools/server",)),
+    ],
+)
+def test_a_server_may_stand_there_as_other_clients_write_it(lines, command, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(f"[mcp.files]\n{lines}\n")
+    assert load_config({"ML_INTERN_CONFIG": str(file)}).mcp["files"].command == command
+
+
 def test_all_problems_are_told_at_once_with_the_nearest_key():
     assert problems(
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -34,7 +34,8 @@ class McpServer(BaseModel):
     """What ``[mcp.NAME]`` says.
 
     Attributes:
-        command: The program and its arguments; it is started in the user's home directory.
+        command: The program and its arguments; it is started in the user's home directory. In the file it may
+            be text with ``args`` beside it, as other clients of MCP write it.
         env: Variables with their values, for the program.
         pass_env: Names of variables that the program gets as the user's environment has them.
         url: Address of a server that runs elsewhere (streamable HTTP).
@@ -54,6 +55,17 @@ class McpServer(BaseModel):
     approve: tuple[Text, ...] = ()
     timeout_s: Annotated[float, Field(strict=True, gt=0, le=_LONGEST_WAIT_S)] = 60
     enabled: StrictBool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_others_write_it(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or not isinstance(table.get("command"), str):
+            return table
+        program, arguments = table["command"], table.get("args", [])
+        if isinstance(arguments, list) and ("args" in table or len(program.split()) == 1):
+            rest = {key: value for key, value in table.items() if key != "args"}
+            return rest | {"command": [program, *arguments]}
+        return table
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
