@@ -18,6 +18,7 @@ from typing import BinaryIO
 import psutil
 
 from ml_intern_cli.executors.walls import has_accelerator
+from ml_intern_cli.rlimits import lower
 
 # What a numerical Python program needs of its surroundings, and nothing that can hold a secret.
 _ALLOWED = (
@@ -79,9 +80,9 @@ def preparation(*, most_bytes: int) -> Callable[[], None]:
     most_memory = resource.RLIM_INFINITY if has_accelerator() else psutil.virtual_memory().total
 
     def prepare() -> None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-        resource.setrlimit(resource.RLIMIT_DATA, (most_memory, most_memory))
+        lower(resource.RLIMIT_CORE, 0)
+        lower(resource.RLIMIT_FSIZE, most_bytes)
+        lower(resource.RLIMIT_DATA, most_memory)
         if sys.platform == "linux":
             _LIBC.prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG: SIGTERM when the parent dies (prctl(2))
 

@@ -16,7 +16,14 @@ from ml_intern_cli.documents.plan import PathPlan, Plan, Precision
 from ml_intern_cli.errors import Blocked
 from ml_intern_cli.quantities import format_duration
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import CRASH_LINES, explained, heldout_shards, how_it_crashed, tail_of
+from ml_intern_cli.stages.programs import (
+    CRASH_LINES,
+    explained,
+    heldout_shards,
+    how_it_crashed,
+    raise_if_disk_full,
+    tail_of,
+)
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -115,6 +122,8 @@ def measure(
         writable=(folder,),
         hidden=heldout_shards(context.layout),
     )
+    if finished.exit_code != 0:
+        raise_if_disk_full(context.layout, tail_of(folder / "stderr", lines=CRASH_LINES))
     speed = _read(folder, plan, finished)
     shutil.rmtree(folder, ignore_errors=True)
     return speed

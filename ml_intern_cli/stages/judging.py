@@ -11,7 +11,7 @@ from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.model import Model
 from ml_intern_cli.errors import InvalidInput, MlInternError
 from ml_intern_cli.stages.base import Progress, StageContext
-from ml_intern_cli.stages.programs import killed_by, tail_of
+from ml_intern_cli.stages.programs import killed_by, raise_if_disk_full, tail_of
 
 if TYPE_CHECKING:
     from ml_intern_cli.executors.process import Finished
@@ -36,6 +36,7 @@ def judge(
         exited, or took the process down); how the process ended; and the tail of its stderr.
 
     Raises:
+        StorageFailed: the disk is full.
         MlInternError: the answer cannot be read.
     """
     scratch = context.scratch
@@ -61,6 +62,7 @@ def judge(
     )
     tail = tail_of(errors)
     text = _answer(answer)
+    raise_if_disk_full(context.layout, tail if text is None else text.decode("utf-8", errors="replace"))
     if text is None:
         if finished.exit_code == InvalidInput.exit_code:  # of the data, which no path is to blame for
             *_, message, hint = ("", "", *tail.splitlines()[-2:])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import RunLayout
+from ml_intern_cli.errors import StorageFailed
 from ml_intern_cli.frames import explanation_in, says_out_of_memory, without_explanations
 
 _TAIL_LINES = 12
 _SHOWN_LINES = 12
+_LEAST_FREE_BYTES = 64 << 10  # a program may be unable to write even that it found no space
 CRASH_LINES = 120  # of a log, which hold its last traceback and what explains it
 
 
@@ -46,6 +51,23 @@ def killed_by(number: int) -> str:
 def lacked_memory(reason: str) -> bool:
     """Whether that is why something failed: it said so, or the kernel's out-of-memory killer ended it."""
     return says_out_of_memory(reason) or killed_by(signal.SIGKILL) in reason
+
+
+def raise_if_disk_full(layout: RunLayout, said: str) -> None:
+    """A full disk is no fault of a path: nothing is written down, and the step is taken again later.
+
+    Args:
+        layout: The run's.
+        said: What the program that failed said.
+
+    Raises:
+        StorageFailed: that is why.
+    """
+    if os.strerror(errno.ENOSPC) in said or shutil.disk_usage(layout.root).free < _LEAST_FREE_BYTES:
+        raise StorageFailed(
+            f"the disk is full: what a step writes found no room below {layout.root}",
+            hint=f"free some; the run goes on from there: ml-intern run {layout.slug}",
+        )
 
 
 def crash_details(log: str) -> tuple[str, ...]:

@@ -27,7 +27,6 @@ from ml_intern_cli.documents.layout import (
     path_folder,
 )
 from ml_intern_cli.documents.plan import PathPlan, Plan
-from ml_intern_cli.errors import StorageFailed
 from ml_intern_cli.stages.base import (
     Check,
     Outcome,
@@ -44,6 +43,7 @@ from ml_intern_cli.stages.programs import (
     heldout_shards,
     how_it_crashed,
     lacked_memory,
+    raise_if_disk_full,
     tail_of,
 )
 
@@ -191,7 +191,7 @@ def _last_step(metrics: Path) -> dict[str, Any] | None:
 def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], finished: Finished) -> StageResult:
     """A failed path; its cause is in ckpts/last.json, or only in how the program ended."""
     tail = tail_of(context.layout.path(path.id, TRAIN_STDERR), lines=CRASH_LINES)
-    _raise_if_disk_full(context, tail)
+    raise_if_disk_full(context.layout, tail)
     reason = (
         str(last.get("reason"))
         if last.get("status") == "failed"
@@ -205,15 +205,6 @@ def _failure(context: StageContext, path: PathPlan, last: dict[str, Any], finish
         notify=(("path_failed", f"{context.layout.slug}: path {path.id}: {reason}"),),
         out_of_memory=not finished.out_of_time and lacked_memory(reason),
     )
-
-
-def _raise_if_disk_full(context: StageContext, tail: str) -> None:
-    """A full disk is no fault of the path: nothing is written down, and training goes on later."""
-    if "No space left on device" in tail:
-        raise StorageFailed(
-            f"the disk is full: {context.layout.path(context.path)} could not take a checkpoint",
-            hint=f"free some; then training goes on: ml-intern run {context.layout.slug}",
-        )
 
 
 def _ended(path_id: str, *, reason: str | None, exit_code: int) -> dict[str, str]:

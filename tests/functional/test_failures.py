@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ml_intern_cli.documents.experiments import Experiments
 from ml_intern_cli.documents.plan import Plan
 from ml_intern_cli.documents.postmortem import Postmortem
@@ -69,3 +71,22 @@ def test_a_loss_that_is_not_finite_is_retried_with_a_lower_rate_in_code_of_its_o
     assert isinstance(ledger, Experiments)
     assert [(row.path_id, row.retry_of) for row in ledger.rows] == [("a", None), ("a2", "a")]
     assert "retries_used   = 1" in (untrained / "BUDGET.md").read_text()
+
+
+@pytest.mark.parametrize("where", ["in rehearsal", "for real"])
+def test_a_full_disk_is_no_fault_of_the_path(untrained: Path, where: str) -> None:
+    program = untrained / "path-a" / "train.py"
+    sound = program.read_text()
+    guard = r'^if __name__ == "__main__":\n'
+    condition = _FOR_REAL if where == "for real" else f"not {_FOR_REAL}"
+    edit(program, guard, rf"\g<0>    if {condition}:\n        raise OSError(28, os.strerror(28))\n")
+    answer = ml_intern("run", SLUG, "--allow-unsandboxed", runs_dir=untrained.parent)
+    assert answer.code == 2, answer.err
+    assert "the disk is full" in answer.err
+    assert f"ml-intern run {SLUG}" in answer.err
+    assert not (untrained / "path-a" / "POSTMORTEM.md").exists()
+    assert "retries_used   = 0" in (untrained / "BUDGET.md").read_text()
+
+    program.write_text(sound)
+    assert ml_intern("run", SLUG, runs_dir=untrained.parent).code == 4  # twelve steps teach too little
+    assert len(losses(untrained, "path-a")) == 12

@@ -11,6 +11,8 @@ import resource
 import signal
 import sys
 
+from ml_intern_cli.rlimits import lower
+
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOST_PROCESSES = 4_096  # of the user's, threads included; where seccomp stands none can be started at all
@@ -20,18 +22,12 @@ _MOST_FILES = 1_024
 def limit(*, most_bytes: int, most_cpu_s: int, most_file_bytes: int) -> None:
     """Memory (0: unlimited), processor time, and the size of any one file. No core dumps."""
     if most_bytes:
-        _lower(resource.RLIMIT_DATA, most_bytes)
-    _lower(resource.RLIMIT_CPU, most_cpu_s)
-    _lower(resource.RLIMIT_FSIZE, most_file_bytes)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_NOFILE, _MOST_FILES)
-    _lower(resource.RLIMIT_NPROC, _MOST_PROCESSES)
-
-
-def _lower(what: int, most: int) -> None:
-    _, hard = resource.getrlimit(what)
-    value = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(what, (value, value))
+        lower(resource.RLIMIT_DATA, most_bytes)
+    lower(resource.RLIMIT_CPU, most_cpu_s)
+    lower(resource.RLIMIT_FSIZE, most_file_bytes)
+    lower(resource.RLIMIT_CORE, 0)
+    lower(resource.RLIMIT_NOFILE, _MOST_FILES)
+    lower(resource.RLIMIT_NPROC, _MOST_PROCESSES)
 
 
 def give_up_rights() -> None:

@@ -28,6 +28,8 @@ _USUAL_LIBRARIES = (
 )  # fmt: skip
 _SET_CHILD_SUBREAPER, _SET_PDEATHSIG = 36, 1  # prctl(2)
 _LEAST_OPEN_FILES = 3
+_KEEP_SIZE = 1  # fallocate(2)
+_RESERVED_BYTES = 64 << 10  # for stderr
 
 
 def main() -> None:
@@ -60,13 +62,17 @@ def _become(request: dict[str, Any]) -> None:
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL)
-    most = request["most_bytes"]
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most = request["most_bytes"] if hard == resource.RLIM_INFINITY else min(hard, request["most_bytes"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     devnull = os.open(os.devnull, os.O_RDONLY)
     files = [devnull] + [
         os.open(request[n], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for n in ("stdout", "stderr")
     ]
+    with suppress(AttributeError):  # room to say in that there is none on the disk
+        libc = ctypes.CDLL(None)
+        libc.fallocate64(files[-1], _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(_RESERVED_BYTES))
     for target, file in enumerate(files):
         os.dup2(file, target)
     os.closerange(_LEAST_OPEN_FILES, 64)

@@ -21,6 +21,7 @@ against; of small outputs ``output`` and its ``gradient`` are recorded whole, en
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -50,6 +51,7 @@ _LEFT_OUT = {
     "metrics.jsonl",
     "train.stderr",
 }
+_LEAST_FREE_BYTES = 1 << 20
 _LIMIT_S, _LIMIT_S_PER_PARAMETER = 60.0, 1.5e-6
 _LOGS = ("train.log", "eval.log", "metrics.jsonl")
 
@@ -76,7 +78,7 @@ def rehearse(
         limit_s: Seconds for each start; None: a minute, and more for large models.
 
     Raises:
-        Unusable: train_config.json cannot be read.
+        Unusable: train_config.json cannot be read, or the disk is full.
     """
     folder = scratch / "rehearsal"
     shutil.rmtree(folder, ignore_errors=True)
@@ -116,6 +118,8 @@ def rehearse(
             limit_s=limit_s,
             most_bytes=(1 << 30) + 400 * num_parameters + _size(data),
         )
+        if shutil.disk_usage(folder).free < _LEAST_FREE_BYTES:
+            raise Unusable(f"{os.strerror(errno.ENOSPC)}: {folder}")  # whatever came of it
         processes, by_recorder = read_processes(record, first_step=first_step)
         return Start(
             number=number,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.artifact import Unusable
+from ml_intern_cli.rlimits import lower
 
 if TYPE_CHECKING:
     from ml_intern_cli.judge.supervised.dataset import Array, Floats
@@ -85,9 +86,9 @@ def run_limited(
 
 
 def _limit() -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_FILE_BYTES, _MOST_FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lower(resource.RLIMIT_DATA, MOST_MEMORY_BYTES)
+    lower(resource.RLIMIT_FSIZE, _MOST_FILE_BYTES)
+    lower(resource.RLIMIT_CORE, 0)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

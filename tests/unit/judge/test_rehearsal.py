@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,26 @@ def test_large_model_is_rehearsed_on_fewer_and_shorter_windows() -> None:
     tokens = settings["steps"] * settings["micro_batch"] * settings["accumulation"] * settings["seq_len"]
     assert every == 2
     assert tokens * 100e6 <= 6.1e11
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 30, 4096], ids=["enough", "too little"])
+def test_a_rehearsal_keeps_to_the_file_size_that_it_is_allowed(
+    most_bytes: int, tmp_path: Path, data: Path, vocab_size: int
+) -> None:
+    path = rehearsed_path.write(tmp_path, vocab_size=vocab_size)
+    (path / "train.py").write_text(
+        "import pathlib, resource, sys\n"
+        "print(*resource.getrlimit(resource.RLIMIT_FSIZE), file=sys.stderr)\n"
+        "pathlib.Path('big').write_bytes(bytes(8192))\n"
+    )
+    with Launcher() as launcher:
+        first_start(path, data, tmp_path / "scratch", launcher)  # the launcher runs
+        assert launcher._server is not None
+        resource.prlimit(launcher._server.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        start = first_start(path, data, tmp_path / "scratch", launcher)
+
+    assert start.stderr.splitlines()[0] == f"{most_bytes} {most_bytes}"
+    assert ("File too large" in start.stderr) == (most_bytes < 8192)
 
 
 def test_path_and_data_are_left_as_they_are(
