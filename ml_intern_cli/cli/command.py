@@ -29,7 +29,7 @@ _WIDEST_TERM = 26  # a longer one has its explanation on the next line
 
 
 class Interrupted(MlInternError):
-    """The user stopped it; the files hold everything that was complete."""
+    """The user stopped it; the files of a run hold everything that was complete."""
 
     exit_code = 130
 
@@ -115,7 +115,9 @@ def _run(body: Body, session: Session, **arguments: Any) -> int:
             return body(session, **arguments)
     except KeyboardInterrupt as error:
         slug = session.reporter.slug
-        hint = f"resume with: ml-intern run {slug}" if slug else None
+        if not slug:
+            raise Interrupted("interrupted; nothing was written") from error
+        hint = f"resume with: ml-intern run {slug}"
         raise Interrupted("interrupted; everything that was complete is kept", hint=hint) from error
     finally:
         session.close()

@@ -133,7 +133,7 @@ def explain(name: str) -> Explanation:
     if wanted in known:
         return known[wanted]
     parts = [one for one in known if wanted and wanted in one]
-    near = list(dict.fromkeys([*get_close_matches(wanted, known, n=3, cutoff=0.5), *parts]))[:3]
+    near = list(dict.fromkeys([*get_close_matches(wanted, known, n=3, cutoff=0.6), *parts]))[:3]
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     raise InvalidInput(f"no probe is called {name!r}", hint=f"{meant}see them all: ml-intern probes")
 
