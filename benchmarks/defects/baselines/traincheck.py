@@ -3,7 +3,7 @@
 It needs an interpreter of its own in which ``traincheck`` and the programs' libraries are installed, named by
 ``--traincheck PYTHON``. As in its evaluation the first steps are traced, here six with two evaluations. Its
 instrumentation puts lines above the script, which must therefore not begin with a ``__future__`` import: a
-launcher that imports torch and then train.py stands in, and the calls of PyTorch are traced; variables are not.
+launcher that imports torch and then train.py stands in. The calls of PyTorch are traced; variables are not.
 """
 
 from __future__ import annotations

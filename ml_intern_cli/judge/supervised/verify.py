@@ -20,7 +20,9 @@ from ml_intern_cli.judge.probe import run_probe
 from ml_intern_cli.judge.records import Records
 from ml_intern_cli.judge.supervised.bench import constant_loss
 from ml_intern_cli.judge.supervised.chance import mean_and_error
-from ml_intern_cli.judge.supervised.claims import CHECKPOINT_FITS, CLAIM_PROBES, Trained, row_losses
+from ml_intern_cli.judge.supervised.claims import CLAIM_PROBES
+from ml_intern_cli.judge.supervised.claims.trained import Trained, row_losses
+from ml_intern_cli.judge.supervised.claims.weights import CHECKPOINT_FITS
 from ml_intern_cli.judge.supervised.data_probes import DATA_PROBES
 from ml_intern_cli.judge.supervised.dataset import Dataset
 from ml_intern_cli.judge.supervised.host import Predictions, predict

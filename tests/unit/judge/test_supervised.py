@@ -17,7 +17,7 @@ from ml_intern_cli.documents.smoke import Smoke
 from ml_intern_cli.judge.artifact import Artifact
 from ml_intern_cli.judge.supervised.dataset import Dataset
 from ml_intern_cli.judge.supervised.rehearsal.bench import Reading, RehearsalBench
-from ml_intern_cli.judge.supervised.rehearsal.loop import RANKS_APART
+from ml_intern_cli.judge.supervised.rehearsal.replicas import RANKS_APART
 from tests import supervised_path
 from tests.supervised_path import smoke, table, verify, write_data, write_path
 
