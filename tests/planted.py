@@ -208,6 +208,14 @@ class OwnForCausalLM(LlamaForCausalLM):
             lambda module, inputs, output: output + 0.1 * output.mean(dim=0, keepdim=True)
         )
 """
+_COLLAPSE = """\
+class OwnForCausalLM(LlamaForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.layers[2].self_attn.o_proj.register_forward_hook(
+            lambda module, inputs, output: output[:1].expand_as(output)
+        )
+"""
 _DROPOUT = """\
 class OwnForCausalLM(LlamaForCausalLM):
     def __init__(self, config):
@@ -332,6 +340,9 @@ DEFECTS: dict[str, Defect] = {
     "a leak over time": Defect("llama", _code(_LEAK), "checkpoint-causality", "model.layers.1.mlp"),
     "a leak over the batch": Defect(
         "llama", _code(_CROWD), "checkpoint-batch-independence", "model.layers.2.self_attn.o_proj"
+    ),
+    "a batch that collapses to its first row": Defect(
+        "llama", _code(_COLLAPSE), "checkpoint-batch-independence", "model.layers.2.self_attn.o_proj"
     ),
     "dropout in eval mode": Defect("llama", _code(_DROPOUT), "checkpoint-determinism", "model.layers.0.mlp"),
     "padding that is attended to": Defect(

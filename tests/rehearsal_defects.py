@@ -73,6 +73,27 @@ DEFECTS: dict[str, Planted] = {
     "no-zero-grad": Planted(
         "zero-grad", (train("self.optimizer.zero_grad(set_to_none=True)", "pass"),), "TrainCheck SO-60335387"
     ),
+    "zero-grad-before-step": Planted(
+        "gradient",
+        (train(STEP, f"                self.optimizer.zero_grad(set_to_none=True)\n{STEP}"),),
+        "TrainCheck pytorch-115607",
+    ),
+    "gradient-reversed": Planted(
+        "gradient",
+        (train(STEP, f"                [p.grad.neg_() for p in self.model.parameters()]\n{STEP}"),),
+        "ASMR-Bench: the wrong sign",
+    ),
+    "frozen-unsaid": Planted(
+        "optimizer-coverage",
+        (
+            train(BUILD, f"{BUILD}".replace("Stepper(build_model()", "Stepper(frozen(build_model())")),
+            train(
+                "class Trainer:",
+                "def frozen(model):\n    model.positions.weight.requires_grad_(False)\n    return model\n\n\nclass Trainer:",
+            ),
+        ),
+        "TrainCheck pytorch-forum-84911",
+    ),
     "zero-grad-within-accumulation": Planted(
         "accumulation",
         (
@@ -576,8 +597,9 @@ SOUND: dict[str, tuple[tuple[tuple[str, str, str], ...], dict[str, Any]]] = {
                 "class Trainer:",
                 "def frozen(model):\n    model.positions.weight.requires_grad_(False)\n    return model\n\n\nclass Trainer:",
             ),
+            train("    weight_decay: float\n", "    weight_decay: float\n    freeze: str\n"),
         ),
-        {},
+        {"freeze": "positions"},
     ),
     "own-update": (COUNTS, {}),
     "auxiliary-loss": (

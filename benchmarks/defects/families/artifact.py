@@ -105,7 +105,8 @@ def _truncate(folder: Folder) -> None:
 
 def _pickle(folder: Folder) -> None:
     file = _best_file(folder)
-    torch.save(load_file(file), file)
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}  # not what is overwritten
+    torch.save(tensors, file)
 
 
 def _empty_checkpoint(folder: Folder) -> None:

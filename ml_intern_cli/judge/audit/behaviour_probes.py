@@ -137,26 +137,18 @@ def _batch(bench: AuditBench) -> Measurement:
 
     _require_steady(bench)
     ids = bench.probed_ids(3)
-    mixed = torch.cat([ids[:1], bench.other_ids(ids)[1:]])
+    others = bench.other_ids(ids)
+    first, last = (slice(0, 1),), (slice(2, 3),)
     base = traced(bench, ids)
-    row = (slice(0, 1),)
-    swapped = _compare(
-        base,
-        traced(bench, mixed),
-        of_base=row,
-        of_changed=row,
-        allowed=_EXACT,
-        what="replacing the other rows moved the logits of row 0",
-    )
-    alone = _compare(
-        base,
-        traced(bench, ids[:1]),
-        of_base=row,
-        of_changed=row,
-        allowed=_ROUNDED,
-        what="row 0 has other logits alone than in a batch of 3",
-    )
-    return _worst([swapped, alone])
+    moves = [
+        _compare(base, traced(bench, changed), of_base=row, of_changed=now, allowed=allowed, what=what)
+        for row, changed, now, allowed, what in (
+            (first, torch.cat([ids[:1], others[1:]]), first, _EXACT, "replacing others moved row 0"),
+            (last, torch.cat([others[:2], ids[2:]]), last, _EXACT, "replacing others moved row 2"),
+            (first, ids[:1], first, _ROUNDED, "row 0 has other logits alone than in a batch of 3"),
+        )
+    ]
+    return _worst(moves)
 
 
 BATCH_INDEPENDENCE = Probe(

@@ -74,19 +74,21 @@ def moved_before(position: int, tolerance: float) -> Differs:
     return differs
 
 
-def moved_row(length: int, tolerance: float) -> Differs:
-    """Whether row 0 differs, in tensors ``(B, T, …)`` and ``(B * T, …)`` of perhaps another B."""
+def moved_row(length: int, tolerance: float, *, row: int) -> Differs:
+    """Whether a row (0 or -1) differs, in tensors ``(B, T, …)`` and ``(B * T, …)`` of perhaps another B."""
 
     def differs(a: torch.Tensor, b: torch.Tensor) -> bool:
         if not a.is_floating_point() or a.ndim < 2:
             return False
         if a.ndim > 2 and a.shape[1] == b.shape[1] == length:
-            a, b = a[0], b[0]
+            a, b = a[row], b[row]
         elif a.shape[0] % length or b.shape[0] % length:
             return False
-        if a.shape[1:] != b.shape[1:]:
+        else:
+            a, b = (rows.reshape(-1, length, *rows.shape[1:])[row] for rows in (a, b))
+        if a.shape != b.shape:
             return False
-        return _moved(a[:length], b[:length], scale=a, tolerance=tolerance)
+        return _moved(a, b, scale=a, tolerance=tolerance)
 
     return differs
 

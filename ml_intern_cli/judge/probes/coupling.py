@@ -154,18 +154,21 @@ def _batch_independence(bench: Bench) -> Measurement:
 
     model = bench.instrument.model
     ids, others = bench.random_ids(3), bench.random_ids(3, seed=1)
-    mixed = torch.cat([ids[:1], others[1:]])
+    after, before = torch.cat([ids[:1], others[1:]]), torch.cat([others[:-1], ids[-1:]])
     changes = [
-        (mixed, False, "replacing the other rows moved the logits of row 0 in eval mode"),
-        (ids[:1], False, "row 0 has other logits alone than in a batch of 3"),
-        (mixed, True, "replacing the other rows moved the logits of row 0 in train mode"),
+        (0, after, False, "replacing the rows after it moved the logits of row 0 in eval mode"),
+        (-1, before, False, "replacing the rows before it moved the logits of row 2 in eval mode"),
+        (0, ids[:1], False, "row 0 has other logits alone than in a batch of 3"),
+        (-1, ids[-1:], False, "row 2 has other logits alone than in a batch of 3"),
+        (0, after, True, "replacing the rows after it moved the logits of row 0 in train mode"),
+        (-1, before, True, "replacing the rows before it moved the logits of row 2 in train mode"),
     ]
     moves = []
-    for changed, training, what in changes:
+    for row, changed, training, what in changes:
         model.train(training)
         with torch.no_grad():
-            size = float((bench.logits(model, ids)[0] - bench.logits(model, changed)[0]).abs().max())
-        differs = moved_row(bench.length, bench.instrument.tolerance)
+            size = float((bench.logits(model, ids)[row] - bench.logits(model, changed)[row]).abs().max())
+        differs = moved_row(bench.length, bench.instrument.tolerance, row=row)
         moves.append(_Move(size, what, ids, changed, differs, training))
     model.eval()
     return _no_move(bench, moves)

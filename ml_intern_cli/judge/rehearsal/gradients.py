@@ -182,8 +182,19 @@ def _gradient(bench: RehearsalBench) -> Measurement:
             continue  # not written down; or zero-grad's and the replicas' affair
         compared += 1
         reference = own.mean()
-        found, _ = _found(made)
+        found, norm = _found(made)
         scale = _fit(found, reference)
+        if own.norm > 0 and (norm == 0 or scale < 0):
+            is_gone = norm == 0
+            return Measurement(
+                passed=False,
+                measured=f"a gradient of norm {norm:.2g} in {made.where}",
+                allowed=f"the judge's gradient of the same batch, of norm {own.norm:.2g}",
+                component=bench.line("zero_grad" if is_gone else "clip_grad", r"backward\("),
+                detail="no gradient is left when the optimizer steps"
+                if is_gone
+                else "the gradient that reaches the optimizer points the other way: the loss is maximised",
+            )
         difference = _distance(found, reference, scale)
         largest = max(largest, difference)
         if difference > 10 * bench.tolerance(made):
@@ -256,7 +267,7 @@ GRADIENT = Probe(
     threshold="≤ 1 % of its norm from the judge's own (bf16: 20 %), up to the factor of clipping",
     threshold_source="measured: fp32 gradients of one batch are 3e-8 apart; bf16 rounds each number by 0.4 %",
     usual_causes=(
-        "gradients changed, dropped or kept between backward and step",
+        "gradients cleared, changed, dropped or kept between backward and step",
         "only one of the micro-batches counted",
         "values clipped one by one",
         "part of the model detached in train.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
@@ -28,14 +29,31 @@ def _optimizer_coverage(bench: RehearsalBench) -> Measurement:
         problems.append(f"{len(strangers)} tensors in the optimizer are not the model's")
     if not trainable:
         problems.append("nothing is trainable")
-    frozen = len(made.process.parameter_names) - len(trainable)
+    frozen = [name for name in made.process.parameter_names if name not in trainable]
+    unsaid = [] if _declares_freezing(bench) else sorted(set(frozen) & _trainable_as_built(bench))
+    if unsaid:
+        problems.append(f"train.py freezes {len(unsaid)}, and no setting says so: {', '.join(unsaid[:4])}")
+    place = bench.line("requires_grad", "freez") if unsaid else _built_at(bench)
     return Measurement(
         passed=not problems,
-        measured=f"{len(trainable & set(held))} of {len(trainable)} trainable parameters, {frozen} frozen",
+        measured=f"{len(trainable & set(held))} of {len(trainable)} trainable parameters, "
+        f"{len(frozen)} frozen",
         allowed="every trainable parameter once, and nothing else",
-        component=", ".join([_built_at(bench), *(missing or twice)[:1]]) if problems else "",
+        component=", ".join([place, *(missing or twice or unsaid)[:1]]) if problems else "",
         detail="; ".join(problems),
     )
+
+
+def _declares_freezing(bench: RehearsalBench) -> bool:
+    """Whether a setting that is on speaks of it: ``freeze_…``, ``frozen``, ``trainable``, ``lora_…``."""
+    settings = bench.artifact.config | bench.record.config
+    return any(
+        re.search(r"(?i)freez|frozen|trainable|adapter|lora", key) for key in settings if settings[key]
+    )
+
+
+def _trainable_as_built(bench: RehearsalBench) -> set[str]:
+    return {name for name, parameter in bench.replay.model.named_parameters() if parameter.requires_grad}
 
 
 def _built_at(bench: RehearsalBench) -> str:
@@ -46,12 +64,13 @@ OPTIMIZER_COVERAGE = Probe(
     name="optimizer-coverage",
     category=Category.TRAINING,
     meaning="the optimizer that steps holds every trainable parameter of the model once, and nothing else",
-    threshold="every trainable parameter once, and nothing else",
+    threshold="every trainable parameter once, and nothing else; none frozen that no setting calls frozen",
     threshold_source="a parameter outside the optimizer keeps its random start",
     usual_causes=(
         "the optimizer built before layers were added, replaced or re-initialised",
         "a filter on names or dimensions that drops some",
         "only frozen parameters handed over",
+        "layers frozen on purpose, which freeze_… in train_config.json should say",
     ),
     run=_optimizer_coverage,
 )

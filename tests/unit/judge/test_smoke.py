@@ -50,6 +50,10 @@ DEFECTS = {
         "batch-independence",
         [(LOGITS, "return self.lm_head(self.norm(x - 0.5 * x.mean(dim=0, keepdim=True)))")],
     ),
+    "batch-collapses": (  # huggingface/transformers #34204
+        "batch-independence",
+        [(LOGITS, "return self.lm_head(self.norm(x)[:1].expand_as(x))")],
+    ),
     "no-attention": ("context-use", [(ATTENTION, "x = x + 0 * self.attention(self.norm_1(x))")]),
     "unused-layer": ("gradients", [(FINAL_NORM, f"{FINAL_NORM}\n        self.spare = nn.Linear(4, 4)")]),
     "frozen": ("gradients", [(TIE, f"{TIE}\n        self.positions.weight.requires_grad_(False)")]),
