@@ -470,6 +470,7 @@ IMPORTS = "from torch import nn\n"
     [
         ("is_causal=True", "is_causal=x.shape[1] <= 40 or self.training", "trained-causality", "model.py"),
         (HEAD, f"{HEAD} * (1 + x.mean((0, 1)).sum())", "trained-batch-independence", "model.py"),
+        (HEAD, HEAD.replace("(x))", "(x)[:1].expand_as(x))"), "trained-batch-independence", "model.py"),
         (HEAD, "        return 20.0 * functional.one_hot(input_ids, 512)", "trained-shift", "train.py"),
         (HEAD, f"{HEAD} * (1 + ('ml_intern_cli' in __import__('sys').modules))", "judged-alike", "model.py"),
         (HEAD, f"        import os\n        _ = os.environ.get('HOME')\n{HEAD}", "surroundings", "model.py:"),
