@@ -267,7 +267,7 @@ _OPTIMIZER = (
     Defect(
         name="freeze-not-applied",
         family=_TRAINING,
-        what="the embedding was to be frozen; it is still in the optimizer with its decay, and moves",
+        what="the first block is frozen after the optimizer was made for it, and no setting says so",
         source="open-mmlab/mmpretrain #702 (freeze not applied); TrainCheck, OSDI 2025",
         programs=("llama", "llama_moe", "mla_moe"),
         edits=(
