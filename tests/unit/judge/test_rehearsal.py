@@ -25,9 +25,9 @@ USUAL = {  # one of each family; the others are slow
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def launcher() -> Iterator[Launcher]:
-    """One interpreter that every rehearsal of the session is forked from."""
+    """One interpreter that every rehearsal here is forked from; gone before other modules look for leftovers."""
     with Launcher() as launcher:
         yield launcher
 
@@ -259,13 +259,19 @@ def test_path_and_data_are_left_as_they_are(
     path = rehearsed_path.write(tmp_path, vocab_size=vocab_size)
     own_data = Path(shutil.copytree(data, tmp_path / "data"))
     before = {
-        file: file.read_bytes() for root in (path, own_data) for file in root.rglob("*") if file.is_file()
+        file: file.read_bytes()
+        for root in (path, own_data)
+        for file in root.rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
     }
 
     rehearsed_path.rehearse(path, own_data, tmp_path / "scratch", launcher)
 
     after = {
-        file: file.read_bytes() for root in (path, own_data) for file in root.rglob("*") if file.is_file()
+        file: file.read_bytes()
+        for root in (path, own_data)
+        for file in root.rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
     }
     assert after == before
     view = tmp_path / "scratch/rehearsal/run/data"
