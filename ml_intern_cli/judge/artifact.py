@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,11 +33,22 @@ if TYPE_CHECKING:
 DEFAULT_SEQ_LEN = 128
 """Tokens per window where the path has no train_config.json that says otherwise."""
 
+_FREEZING = re.compile(r"(?i)freez|frozen|adapter|lora")
 _LONGEST_PLACE = 500  # characters of a failing line with its tensors
 
 
 class Unusable(Exception):
     """The artifact cannot be used; the message is the verdict's reason."""
+
+
+def execute_source(module: ModuleType) -> None:
+    """Run the source of a module that is made from a file: bytecode beside it is neither read nor written.
+
+    It may be of another source than the file that is published, and a path is not the judge's to write to.
+    """
+    loader: Any = module.__loader__
+    code = loader.source_to_code(loader.get_data(loader.path), loader.path)
+    exec(code, module.__dict__)  # noqa: S102 - what exec_module does
 
 
 class Artifact:
@@ -68,6 +80,13 @@ class Artifact:
         """train_config.json. Raises Unusable."""
         return read_json_object(self.directory / "train_config.json")
 
+    @property
+    def declares_freezing(self) -> bool:
+        """Whether a setting that is on speaks of layers that are not trained. Raises Unusable."""
+        has_settings = (self.directory / "train_config.json").exists()
+        settings = self.config | (self.train_config if has_settings else {})
+        return any(_FREEZING.search(name) for name, value in settings.items() if value)
+
     @cached_property
     def seq_len(self) -> int:
         """Tokens per training window."""
@@ -88,7 +107,7 @@ class Artifact:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their module up while they are being defined
         with self.foreign_code("importing model.py"):
-            spec.loader.exec_module(module)
+            execute_source(module)
         return module
 
     def build(self, seed: int) -> nn.Module:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import ml_intern_cli.frames.explanation  # noqa: F401 - there when an error is to be explained
-from ml_intern_cli.judge.artifact import Artifact, Unusable, field_names
+from ml_intern_cli.judge.artifact import Artifact, Unusable, execute_source, field_names
 from ml_intern_cli.judge.confinement import landlock, limits, seccomp, wire
 from ml_intern_cli.judge.confinement.watch import Watch
 
@@ -124,7 +124,7 @@ class _Host:
             raise ImportError("model.py is missing")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their module up while they are being defined
-        spec.loader.exec_module(module)
+        execute_source(module)
         self._module = module
 
     def _build(self, *, seed: int) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
@@ -30,7 +29,7 @@ def _optimizer_coverage(bench: RehearsalBench) -> Measurement:
     if not trainable:
         problems.append("nothing is trainable")
     frozen = [name for name in made.process.parameter_names if name not in trainable]
-    unsaid = [] if _declares_freezing(bench) else sorted(set(frozen) & _trainable_as_built(bench))
+    unsaid = [] if bench.artifact.declares_freezing else sorted(set(frozen) & _trainable_as_built(bench))
     if unsaid:
         problems.append(f"train.py freezes {len(unsaid)}, and no setting says so: {', '.join(unsaid[:4])}")
     place = bench.line("requires_grad", "freez") if unsaid else _built_at(bench)
@@ -41,14 +40,6 @@ def _optimizer_coverage(bench: RehearsalBench) -> Measurement:
         allowed="every trainable parameter once, and nothing else",
         component=", ".join([place, *(missing or twice or unsaid)[:1]]) if problems else "",
         detail="; ".join(problems),
-    )
-
-
-def _declares_freezing(bench: RehearsalBench) -> bool:
-    """Whether a setting that is on speaks of it: ``freeze_…``, ``frozen``, ``trainable``, ``lora_…``."""
-    settings = bench.artifact.config | bench.record.config
-    return any(
-        re.search(r"(?i)freez|frozen|trainable|adapter|lora", key) for key in settings if settings[key]
     )
 
 

@@ -143,13 +143,6 @@ class RowBench:
         """What a constant prediction costs on the training rows: the entropy of the classes, or 1."""
         return constant_loss(self.dataset)
 
-    def declares_freezing(self) -> bool:
-        """Whether config.json says that layers are frozen on purpose: a field named freeze… or frozen…."""
-        config: dict[str, Any] = self.artifact.config
-        return any(
-            "freeze" in key.lower() or "frozen" in key.lower() for key, value in config.items() if value
-        )
-
 
 def forward(artifact: Artifact, dataset: Dataset, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Logits ``(B, C)``, or values ``(B,)``, of any floating type. Raises Unusable."""

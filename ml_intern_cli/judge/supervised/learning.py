@@ -92,7 +92,7 @@ def _gradient_reach(bench: RowBench) -> Measurement:
             break
     problems = [f"{name} gets a gradient that is not finite" for name in sorted(broken)]
     problems += [f"{name} gets no gradient" for name in sorted(unreached)]
-    if frozen and not bench.declares_freezing():
+    if frozen and not bench.artifact.declares_freezing:
         problems += [f"{name} is frozen, and config.json does not say so" for name in frozen]
     if not trainable:
         problems.append("no parameter is trainable")

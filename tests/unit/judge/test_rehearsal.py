@@ -259,19 +259,13 @@ def test_path_and_data_are_left_as_they_are(
     path = rehearsed_path.write(tmp_path, vocab_size=vocab_size)
     own_data = Path(shutil.copytree(data, tmp_path / "data"))
     before = {
-        file: file.read_bytes()
-        for root in (path, own_data)
-        for file in root.rglob("*")
-        if file.is_file() and file.suffix != ".pyc"
+        file: file.read_bytes() for root in (path, own_data) for file in root.rglob("*") if file.is_file()
     }
 
     rehearsed_path.rehearse(path, own_data, tmp_path / "scratch", launcher)
 
     after = {
-        file: file.read_bytes()
-        for root in (path, own_data)
-        for file in root.rglob("*")
-        if file.is_file() and file.suffix != ".pyc"
+        file: file.read_bytes() for root in (path, own_data) for file in root.rglob("*") if file.is_file()
     }
     assert after == before
     view = tmp_path / "scratch/rehearsal/run/data"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import py_compile
+import sys
 from pathlib import Path
 
 import pytest
@@ -241,6 +244,26 @@ def test_dead_expert_is_named(tmp_path: Path, data: Path, vocab_size: int, param
         "blocks.0.experts.up: 1 of 4 experts get no gradient (3)"
         in probe(run(path, data, params), "gradients").detail
     )
+
+
+@pytest.mark.parametrize("is_planted", [True, False])
+def test_the_source_is_judged_and_no_bytecode_beside_it(
+    is_planted: bool, tmp_path: Path, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = judged_path.write_path(tmp_path, vocab_size=vocab_size)
+    if is_planted:
+        (tmp_path / "other.py").write_text("raise ValueError('not the source')")
+        py_compile.compile(
+            str(tmp_path / "other.py"),
+            importlib.util.cache_from_source(str(path / "model.py")),
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    Artifact(path).build(0)
+
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
 def test_model_that_cannot_be_imported_leaves_the_other_probes_not_run(

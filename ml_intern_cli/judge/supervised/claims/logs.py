@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.supervised.bench import constant_loss
 from ml_intern_cli.judge.supervised.chance import mean_and_error
 from ml_intern_cli.judge.supervised.claims.trained import Trained
 from ml_intern_cli.judge.supervised.schedule import learning_rate_at
-
-if TYPE_CHECKING:
-    from ml_intern_cli.judge.supervised.dataset import Dataset
 
 
 def _metric(bench: Trained, split: Split) -> tuple[str, float]:
@@ -103,7 +101,7 @@ def _train_claim(bench: Trained) -> Measurement:
     batch = max(1.0, bench.setting("batch_size", 1))
     mean, _ = mean_and_error(rows)
     noise = float(rows.std()) / math.sqrt(batch * len(recent))
-    constant = bench_constant(bench.dataset)
+    constant = constant_loss(bench.dataset)
     low = mean - 4 * noise - 0.1 * constant
     # Logged losses are of slightly earlier weights, with dropout and batch statistics where there are any.
     high = mean + 4 * noise + 0.5 * constant + (0.5 * constant if bench.artifact.config.get("dropout") else 0)
@@ -127,13 +125,6 @@ def _train_claim(bench: Trained) -> Measurement:
         component="train.log" if problem else "",
         detail=problem,
     )
-
-
-def bench_constant(dataset: Dataset) -> float:
-    """What a constant costs on the training rows."""
-    from ml_intern_cli.judge.supervised.bench import constant_loss
-
-    return constant_loss(dataset)
 
 
 TRAIN_CLAIM = Probe(

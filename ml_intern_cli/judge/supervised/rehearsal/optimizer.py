@@ -27,7 +27,7 @@ def _trained_parameters(bench: RehearsalBench) -> Measurement:
     trainable = set(start.json("trainable"))
     frozen = [name for name in wanted if name not in trainable]
     idle = [name for name in wanted if name in held and name not in reached and name not in frozen]
-    declared = bench.declares_freezing() and len(wanted) == sum(1 for _ in model.parameters())
+    declared = bench.artifact.declares_freezing and len(wanted) == sum(1 for _ in model.parameters())
     problems = []
     if declared and not frozen:
         problems.append("config.json says that layers are frozen, and all are trained")
