@@ -116,7 +116,7 @@ def _run(body: Body, session: Session, **arguments: Any) -> int:
     except KeyboardInterrupt as error:
         slug = session.reporter.slug
         if not slug:
-            raise Interrupted("interrupted; nothing was written") from error
+            raise Interrupted("interrupted") from error
         hint = f"resume with: ml-intern run {slug}"
         raise Interrupted("interrupted; everything that was complete is kept", hint=hint) from error
     finally:

@@ -92,11 +92,12 @@ def hide(paths: Iterable[str]) -> int:
 def _all_but(hidden: set[Path]) -> Iterator[str]:
     """The fewest files and directories that together are everything but ``hidden``."""
     above = {parent for path in hidden for parent in path.parents} - hidden
+    apart = {str(path) for path in above | hidden}
     for directory in above:
         # What cannot be listed cannot be named, and is given up. A link is where it leads to, or nowhere.
         with suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
-                if not entry.is_symlink() and Path(entry.path) not in above | hidden:
+                if entry.path not in apart and not entry.is_symlink():
                     yield entry.path
 
 

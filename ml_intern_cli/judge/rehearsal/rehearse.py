@@ -51,7 +51,7 @@ _LEFT_OUT = {
     "metrics.jsonl",
     "train.stderr",
 }
-_LEAST_FREE_BYTES = 1 << 20
+_LEAST_FREE_BYTES = 1 << 20  # a program that needed more has been cut short, whatever it says
 _LIMIT_S, _LIMIT_S_PER_PARAMETER = 60.0, 1.5e-6
 _LOGS = ("train.log", "eval.log", "metrics.jsonl")
 
