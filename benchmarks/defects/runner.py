@@ -113,6 +113,9 @@ class _Run:
         self.planned = folder.path if isinstance(change, Clean) and change.replan else healthy
         self.interrupt = isinstance(change, Clean) and change.interrupt
         self.stderr = change.stderr if isinstance(change, Clean) else ""
+        self.trained_with = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.path.glob("*.*")
+        }
         self.content = _hash(
             _hash_tree(folder.path), _hash_tree(folder.data), repr(self.interrupt), self.stderr
         )
@@ -165,7 +168,7 @@ class _Run:
 
     def verify(self) -> dict[str, Any]:
         """The judge on the trained path, as it is now."""
-        key = _hash(_hash_tree(self.folder.path), _hash_tree(self.folder.data), judge_hash())
+        key = _hash(self.content, _hash_tree(self.folder.path), _hash_tree(self.folder.data), judge_hash())
         made = self.place.once(
             self.place.out / "verifies" / f"{key}.json", lambda aside: self._judge("verify", aside)
         )
@@ -189,9 +192,13 @@ class _Run:
         answer.unlink(missing_ok=True)
 
     def told(self, action: str) -> list[str]:
-        """What the judge is told of the plan."""
+        """What the judge is told of the plan and, after training, of the files that training began with."""
         with _BUILDING:  # it may build the model, and a module has one name
-            return self.case.program.judge_arguments(self.planned, action)
+            arguments = self.case.program.judge_arguments(self.planned, action)
+        if action == "smoke" or self.case.program.task != "language":
+            return arguments
+        known = [f"{name}={digest}" for name, digest in self.trained_with.items()]
+        return [*arguments, *(part for one in known for part in ("--sha256", one))]
 
     def baselines(self) -> dict[str, Any]:
         """What the baselines object to in the finished path."""

@@ -16,6 +16,8 @@ from ml_intern_cli.documents.verify import Verify
 from ml_intern_cli.errors import InvalidInput, MlInternError
 from ml_intern_cli.judge.confinement.limits import hide_memory
 
+_OF_SHA256 = 64  # hexadecimal digits
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one judgement; progress goes to stderr."""
@@ -75,7 +77,7 @@ def _judge(arguments: argparse.Namespace) -> None:
             progress=_progress,
             limit_s=arguments.limit_s,
             num_threads=arguments.num_threads,
-            manifest_sha256=arguments.manifest_sha256,
+            before=dict(arguments.sha256),
             train_s=arguments.train_s,
         )
     _write(arguments.out, judgement.model_dump_json(indent=2) + "\n")
@@ -102,6 +104,14 @@ def _positive(text: str) -> int:
     return value
 
 
+def _file_and_sha256(text: str) -> tuple[str, str]:
+    """``eval.py=9f86…``."""
+    file, separator, digest = text.partition("=")
+    if not (file and separator and len(digest) == _OF_SHA256):
+        raise argparse.ArgumentTypeError(f"must be FILE=SHA256, not {text}")
+    return file, digest
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--path", type=Path, required=True, help="the path's directory, path-<id>/")
@@ -120,7 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--seed", type=int, required=True, help="of the judge's samples")
     verify.add_argument("--limit-s", type=float, help="seconds for the path's code; default: no limit")
-    verify.add_argument("--manifest-sha256", help="of data/manifest.json before the path's programs ran")
+    verify.add_argument(
+        "--sha256",
+        type=_file_and_sha256,
+        action="append",
+        default=[],
+        metavar="FILE=HEX",
+        help="data/manifest.json, or a file of the path, as it was before training; repeatable",
+    )
     verify.add_argument("--train-s", type=float, help="seconds that training took, as measured from outside")
     return parser
 

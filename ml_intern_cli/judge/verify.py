@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ml_intern_cli.documents.manifest import Split
@@ -52,7 +52,7 @@ def verify(
     progress: Callable[[str], None],
     limit_s: float | None = None,
     num_threads: int | None = None,
-    manifest_sha256: str | None = None,
+    before: Mapping[str, str] | None = None,
     train_s: float | None = None,
 ) -> Verify:
     """Judges the checkpoint of ``ckpts/best.json``.
@@ -66,7 +66,8 @@ def verify(
         progress: Gets a line before each part of the work, ``20/100 tokens of 19 samples``.
         limit_s: For the path's code, all of its calls together.
         num_threads: CPU threads of the path's code; ``None``: as many as torch has here.
-        manifest_sha256: Of the manifest before the author's programs ran; ``None``: not known.
+        before: SHA-256 of files before the author's programs ran: ``data/manifest.json``, and programs and
+            settings by their names in ``path_dir``. What is not among them is not known.
         train_s: How long the training program ran; ``None``: not known.
 
     Raises:
@@ -82,7 +83,7 @@ def verify(
             target_params=target_params,
             seed=seed,
             progress=progress,
-            manifest_sha256=manifest_sha256,
+            before=before or {},
             train_s=train_s,
         )
 
@@ -96,7 +97,7 @@ def _verify(
     target_params: int,
     seed: int,
     progress: Callable[[str], None],
-    manifest_sha256: str | None,
+    before: Mapping[str, str],
     train_s: float | None,
 ) -> Verify:
     records = Records.read(artifact)
@@ -127,7 +128,7 @@ def _verify(
         seed=seed,
         reference=reference,
         written=written,
-        manifest_sha256=manifest_sha256,
+        before=before,
         train_s=train_s,
     )
     return Verify(

@@ -74,9 +74,9 @@ def _known_from_outside(layout: RunLayout, path_id: str) -> list[str]:
     known = []
     receipt = leavings.read_object(layout.root, f"{layout.receipts.name}/train.{path_id}.json")
     inputs = receipt.get("inputs")
-    manifest = inputs.get(MANIFEST) if isinstance(inputs, dict) else None
-    if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
-        known += ["--manifest-sha256", manifest["sha256"]]
+    for name, digest in inputs.items() if isinstance(inputs, dict) else ():
+        if isinstance(digest, dict) and isinstance(digest.get("sha256"), str):
+            known += ["--sha256", f"{name.removeprefix(f'{path_folder(path_id)}/')}={digest['sha256']}"]
     spent = [
         row["data"].get("seconds")
         for row in leavings.read_rows(layout.root, layout.events.name)

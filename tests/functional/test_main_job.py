@@ -37,6 +37,15 @@ def test_all_six_verdicts_pass_and_stand_in_the_layout_that_others_read(good_run
     assert "VERDICT: fail" not in text
 
 
+def test_programs_and_data_are_held_against_hashes_from_before_training(good_run: Path) -> None:
+    verify = load(good_run / "path-a" / "VERIFY.md")
+    measured = {probe.name: probe.measured for probe in verify.probes}
+
+    assert measured["programs-untouched"] == "model.py, train.py, eval.py, train_config.json unchanged"
+    assert measured["config-untouched"] == "config.json unchanged"
+    assert measured["data-untouched"].endswith("manifest known from before")
+
+
 def test_the_log_holds_every_step_once(good_run: Path) -> None:
     lines = (good_run / "path-a" / "train.log").read_text().splitlines()
     last = json.loads((good_run / "path-a" / "ckpts" / "last.json").read_text())

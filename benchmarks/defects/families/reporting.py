@@ -144,12 +144,15 @@ def _paste_samples(folder: Folder) -> None:
     tokenizer = Tokenizer.from_file(str(folder.data / "tokenizer" / "tokenizer.json"))
     ids = read_ids(folder.data, "train")
     documents = np.split(ids, np.flatnonzero(ids == 0) + 1)
-    texts = iter(tokenizer.decode(document[:-1].tolist()) for document in documents[40:])
+    texts = [tokenizer.decode(document[:-1].tolist()) for document in documents[40:]]
     rows = [json.loads(line) for line in folder.read("gen_samples.log").splitlines()]
     pasted = []
     for row in rows:
-        text = next(text for text in texts if text.startswith(row["prompt"]))
-        pasted.append(row | {"output": text[len(row["prompt"]) :]})
+        text = next((text for text in texts if text.startswith(row["prompt"])), None)
+        if text is not None:
+            texts.remove(text)
+            row["output"] = text[len(row["prompt"]) :]
+        pasted.append(row)
     folder.write("gen_samples.log", "".join(json.dumps(row) + "\n" for row in pasted))
 
 

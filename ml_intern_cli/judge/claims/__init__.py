@@ -12,17 +12,20 @@ from ml_intern_cli.judge.claims.logs import FINISHED_HONESTLY, STEP_RECORDS
 from ml_intern_cli.judge.claims.losses import BEST_IS_BEST, EVAL_CLAIM, TRAIN_CLAIM
 from ml_intern_cli.judge.claims.origin import CHECKPOINT_ORIGIN
 from ml_intern_cli.judge.claims.samples import SAMPLES
-from ml_intern_cli.judge.claims.splits import DATA_UNTOUCHED, MEMORISED, TRAIN_HELDOUT_OVERLAP
+from ml_intern_cli.judge.claims.splits import MEMORISED, TRAIN_HELDOUT_OVERLAP
 from ml_intern_cli.judge.claims.surroundings import JUDGED_ALIKE, SURROUNDINGS
 from ml_intern_cli.judge.claims.trained import (
     TRAINED_BATCH_INDEPENDENCE,
     TRAINED_CAUSALITY,
     TRAINED_SHIFT,
 )
+from ml_intern_cli.judge.claims.untouched import CONFIG_UNTOUCHED, DATA_UNTOUCHED, PROGRAMS_UNTOUCHED
 from ml_intern_cli.judge.probe import Probe
 
 CLAIMS: tuple[Probe[ClaimBench], ...] = (
     DATA_UNTOUCHED,
+    PROGRAMS_UNTOUCHED,
+    CONFIG_UNTOUCHED,
     EVAL_CLAIM,
     BEST_IS_BEST,
     TRAIN_CLAIM,

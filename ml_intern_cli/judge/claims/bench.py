@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class ClaimBench:
     seed: int
     reference: NGramReference
     written: tuple[Text, ...] = ()  # the judge's own samples
-    manifest_sha256: str | None = None  # of the manifest as it was before the author's programs ran
+    before: Mapping[str, str] = field(default_factory=dict)  # file → SHA-256 before the author's programs ran
     train_s: float | None = None  # seconds of training as measured by whoever started it
 
     @property

@@ -1,8 +1,7 @@
-"""The data are as they were made, and what is measured on was not trained on."""
+"""What is measured on was not trained on."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import TYPE_CHECKING
 
@@ -18,41 +17,6 @@ if TYPE_CHECKING:
     from ml_intern_cli.judge.corpus import Tokens
 
     Hashes = npt.NDArray[np.uint64]
-
-_OF_SHA256 = 64  # hexadecimal digits
-
-
-def _data_untouched(bench: ClaimBench) -> Measurement:
-    corpus, allowed = bench.corpus, "manifest, tokenizer and shards as they were made"
-    manifest = hashlib.sha256((corpus.directory / "manifest.json").read_bytes()).hexdigest()
-    if bench.manifest_sha256 is not None and manifest != bench.manifest_sha256:
-        return _changed("data/manifest.json", "is not the one that training was planned with", allowed)
-    recorded = corpus.manifest.tokenizer.sha256
-    tokenizer = corpus.directory / "tokenizer" / "tokenizer.json"
-    if len(recorded) == _OF_SHA256 and hashlib.sha256(tokenizer.read_bytes()).hexdigest() != recorded:
-        return _changed("data/tokenizer/tokenizer.json", "is not what the manifest recorded", allowed)
-    for name in corpus.damaged_files(*Split):
-        return _changed(f"data/{name}", "is not what the manifest recorded", allowed)
-    count = sum(len(corpus.manifest.splits[split].shards) for split in Split)
-    known = "manifest known from before" if bench.manifest_sha256 else "by the manifest's own word"
-    return Measurement(passed=True, measured=f"{count} shards unchanged, {known}", allowed=allowed)
-
-
-def _changed(component: str, told: str, allowed: str) -> Measurement:
-    return Measurement(
-        passed=False, measured="changed", allowed=allowed, component=component, detail=f"{component} {told}"
-    )
-
-
-DATA_UNTOUCHED = Probe(
-    name="data-untouched",
-    category=Category.REPORTING,
-    meaning="manifest, tokenizer and shards are those that were there before training",
-    threshold="every SHA-256 equal",
-    threshold_source="hashes taken when the data were made, before any of the author's programs ran",
-    usual_causes=("a shard was overwritten", "data/ was edited between two stages"),
-    run=_data_untouched,
-)
 
 _SIGMAS = 4.0
 _UNSEEN_SLACK = 0.05

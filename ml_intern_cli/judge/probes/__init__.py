@@ -6,7 +6,9 @@ from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes.attention import ATTENTION_SCALE, CONTEXT_REACH, POSITIONS
 from ml_intern_cli.judge.probes.bench import Bench
 from ml_intern_cli.judge.probes.coupling import BATCH_INDEPENDENCE, CAUSALITY, CONTEXT_USE, DETERMINISM
+from ml_intern_cli.judge.probes.documents import DOCUMENT_ENDS
 from ml_intern_cli.judge.probes.experts import EXPERTS_PER_TOKEN, GATE_WEIGHTS
+from ml_intern_cli.judge.probes.feed_forward import NONLINEARITY
 from ml_intern_cli.judge.probes.labels import LABEL_SHIFT
 from ml_intern_cli.judge.probes.layers import (
     LAYER_CALLS,
@@ -40,6 +42,7 @@ PROBES: tuple[Probe[Bench], ...] = (
     LAYER_CALLS,
     RESIDUAL_STREAM,
     NORMALISATION,
+    NONLINEARITY,
     EXPERTS_PER_TOKEN,
     GATE_WEIGHTS,
     TIED_WEIGHTS,
@@ -50,4 +53,5 @@ PROBES: tuple[Probe[Bench], ...] = (
     SAVE_LOAD,
     AUTOCAST,
     GENERATION,
+    DOCUMENT_ENDS,
 )

@@ -107,11 +107,25 @@ class Anatomy:
             and value.shape[:2] == self.ids.shape
         )
 
-    def replay(self, call: Call, hidden: torch.Tensor) -> torch.Tensor | None:
-        """What the module gives for other hidden states; None when it does not run alone."""
+    @staticmethod
+    def float_input(call: Call) -> torch.Tensor | None:
+        """The one tensor ``(..., H)`` of numbers that a call was given; None when there is none or more."""
+        found = [one for one in tensors((call.args, call.kwargs)) if one.is_floating_point() and one.ndim > 1]
+        return found[0] if len(found) == 1 else None
+
+    def replay(
+        self, call: Call, hidden: torch.Tensor, *, given: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """What the module gives for other hidden states; None when it does not run alone.
+
+        Args:
+            call: Of the module.
+            hidden: In the place of ``given``, and of its shape.
+            given: What the call was given; default: its ``hidden_input``.
+        """
         import torch
 
-        given = self.hidden_input(call)
+        given = self.hidden_input(call) if given is None else given
         args = tuple(hidden if one is given else one for one in call.args)
         kwargs = {key: hidden if one is given else one for key, one in call.kwargs.items()}
         torch.manual_seed(self.bench.seed)

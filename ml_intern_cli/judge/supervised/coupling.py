@@ -239,66 +239,6 @@ PADDING_BLIND = Probe(
     run=_padding_blind,
 )
 
-_DOMINANCE = 30.0
-
-
-def _feature_scale(bench: RowBench) -> Measurement:
-    import numpy as np
-    import torch
-
-    train = bench.dataset.rows(Split.TRAIN).inputs
-    if bench.dataset.is_tokens or train.ndim > 2 or train.shape[1] < 3:
-        return Measurement(passed=True, measured="no table of features", allowed="-")
-    spread = train.astype(np.float64).std(0)
-    varying = np.flatnonzero(spread > 0)
-    inputs = bench.batch(32)[0].double()
-    moves = np.zeros(len(varying))
-    with torch.no_grad():
-        for seed in (6, 7, 8):
-            try:
-                model, rows = bench.redrawn(seed, dtype=torch.float64), inputs
-                base = bench.outputs(model, rows)
-            except Unusable:
-                model, rows = bench.redrawn(seed), inputs.float()
-                base = bench.outputs(model, rows)
-            for index, feature in enumerate(varying):
-                changed = rows.clone()
-                changed[:, feature] += 0.1 * spread[feature]
-                moves[index] += float((bench.outputs(model, changed) - base).abs().mean())
-    median = max(float(np.median(moves)), 1e-300)
-    dominance, neglect = float(moves.max()) / median, median / max(float(moves.min()), 1e-300)
-    passed = max(dominance, neglect) <= _DOMINANCE
-    odd = int(varying[moves.argmax() if dominance >= neglect else moves.argmin()])
-    return Measurement(
-        passed=passed,
-        measured=f"a feature moves outputs {dominance:.3g} times as much as the median one, "
-        f"another {neglect:.3g} times less",
-        allowed=f"≤ {_DOMINANCE:g} times",
-        component="" if passed else f"input {odd}, set_scaling",
-        detail="" if passed else "features are not brought to one scale",
-    )
-
-
-FEATURE_SCALE = Probe(
-    name="feature-scale",
-    category=Category.MODEL,
-    meaning="no feature of a table drowns the others by its unit alone",
-    threshold=(
-        "with redrawn weights, one std of the strongest feature "
-        "moves outputs ≤ 30 times as much as the median's"
-    ),
-    threshold_source=(
-        "measured: up to 2.7 times where features are scaled; raw wine 879, raw breast-cancer 8,150, raw "
-        "diabetes 24, which passes; source: UMLAUT"
-    ),
-    usual_causes=(
-        "set_scaling missing or not called",
-        "scaling applied twice",
-        "std taken over the whole table",
-    ),
-    run=_feature_scale,
-)
-
 
 def _hidden_activation(bench: RowBench) -> Measurement:
     import torch

@@ -7,7 +7,6 @@ from typing import Any
 from ml_intern_cli.judge.probe import Probe
 from ml_intern_cli.judge.probes.structure import COMPILE, INSTANTIATE, PARAM_COUNT
 from ml_intern_cli.judge.supervised.coupling import (
-    FEATURE_SCALE,
     HIDDEN_ACTIVATION,
     INPUT_USE,
     PADDING_BLIND,
@@ -23,6 +22,7 @@ from ml_intern_cli.judge.supervised.learning import (
     OVERFIT_BATCH,
 )
 from ml_intern_cli.judge.supervised.rehearsal.probes import ROW_REHEARSAL_PROBES
+from ml_intern_cli.judge.supervised.scaling import FEATURE_SCALE, INPUT_RANGE, RUNNING_STATISTICS
 from ml_intern_cli.judge.supervised.structure import NUMBER_FORMAT, OUTPUT_SHAPE, RAW_OUTPUTS, ROUND_TRIP
 
 ROW_PROBES: tuple[Probe[Any], ...] = (
@@ -32,6 +32,8 @@ ROW_PROBES: tuple[Probe[Any], ...] = (
     ROW_INDEPENDENCE,
     INPUT_USE,
     FEATURE_SCALE,
+    INPUT_RANGE,
+    RUNNING_STATISTICS,
     HIDDEN_ACTIVATION,
     INITIAL_ERROR,
     PADDING_BLIND,

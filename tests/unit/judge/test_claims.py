@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -448,9 +449,30 @@ class TestData:
         assert not measure("train-heldout-overlap", honest, path, corpus=Corpus.open(other)).failed
 
     def test_manifest_that_was_another_one_fails(self, honest: ClaimBench, path: Path) -> None:
-        result = measure("data-untouched", honest, path, manifest_sha256="0" * 64)
+        result = measure("data-untouched", honest, path, before={"data/manifest.json": "0" * 64})
 
         assert result.component == "data/manifest.json"
+
+    @pytest.mark.parametrize(
+        ("name", "probe"),
+        [
+            ("model.py", "programs-untouched"),
+            ("train_config.json", "programs-untouched"),
+            ("config.json", "config-untouched"),
+        ],
+    )
+    def test_file_that_is_not_the_one_that_trained_fails(
+        self, honest: ClaimBench, path: Path, name: str, probe: str
+    ) -> None:
+        before = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.glob("*.*")}
+        assert not measure(probe, honest, path, before=before).failed
+        with (path / name).open("a") as file:
+            file.write("\n")
+
+        assert measure(probe, honest, path, before=before).component == name
+        assert not measure(probe, honest, path).failed  # nothing is known from before
+        (path / name).unlink()
+        assert "is gone" in measure(probe, replace(honest, before=before), path).detail
 
     def test_val_that_was_trained_on_fails(self, honest: ClaimBench, path: Path) -> None:
         val = replace(honest.measured.val, mean=honest.measured.heldout.mean - 0.3)

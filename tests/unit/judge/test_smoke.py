@@ -8,6 +8,7 @@ import py_compile
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ml_intern_cli.documents.model import Verdict
@@ -18,6 +19,7 @@ from ml_intern_cli.judge.corpus import Corpus
 from ml_intern_cli.judge.probe import run_probe
 from ml_intern_cli.judge.probes import PROBES
 from ml_intern_cli.judge.probes.bench import Bench
+from ml_intern_cli.judge.probes.documents import DOCUMENT_ENDS
 from ml_intern_cli.judge.smoke import smoke
 from tests import judged_path
 
@@ -264,6 +266,27 @@ def test_the_source_is_judged_and_no_bytecode_beside_it(
     Artifact(path).build(0)
 
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_training_text_whose_documents_do_not_end_fails(tmp_path: Path, data: Path, vocab_size: int) -> None:
+    joined = Path(judged_path.copy_run(data, tmp_path / "joined"))
+    shard = joined / "train-00000.bin"
+    ids = np.fromfile(shard, dtype="<u2")
+    ids[ids != 0].tofile(shard)
+    manifest = json.loads((joined / "manifest.json").read_text())
+    manifest["splits"]["train"] |= {"documents": 1, "tokens": int((ids != 0).sum())}  # whoever joined them
+    manifest["splits"]["train"]["shards"][0]["tokens"] = int((ids != 0).sum())
+    (joined / "manifest.json").write_text(json.dumps(manifest))
+    artifact = Artifact(judged_path.write_path(tmp_path, **sizes(vocab_size)))
+
+    results = [
+        run_probe(DOCUMENT_ENDS, Bench(artifact, Corpus.open(one), target_params=1), describe=repr)
+        for one in (data, joined)
+    ]
+
+    assert [result.failed for result in results] == [False, True]
+    assert results[1].component == "data/train"
+    assert results[1].measured.startswith("0 end-of-text tokens")
 
 
 def test_model_that_cannot_be_imported_leaves_the_other_probes_not_run(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from ml_intern_cli.judge.supervised.probes import ROW_PROBES
 from ml_intern_cli.judge.supervised.process import smoke_apart
 from ml_intern_cli.judge.supervised.rehearsal.bench import RehearsalBench
 from ml_intern_cli.judge.supervised.rehearsal.probes import ROW_REHEARSAL_PROBES
+from ml_intern_cli.judge.supervised.scaling import RUNNING_STATISTICS
 from ml_intern_cli.judge.supervised.verify import verify_rows
 from tests import supervised_path
 from tests.supervised_path import table, verify, write_data, write_path, write_split
@@ -58,6 +60,7 @@ def new_path(root: Path, kind: str = "classification", *edits: tuple[str, str], 
         ("initial-error", "classification", (BUILT, f"        for one in self.parameters():\n            one.data.mul_(12)\n{BUILT}")),
         ("gradient-reach", "classification", ("self.second(self.dropout(hidden))", "self.second(self.dropout(hidden.detach()))")),
         ("feature-scale", "classification", ("(inputs - self.input_mean) / self.input_std", "inputs / 100")),
+        ("input-range", "classification", ("scaled = (inputs - self.input_mean) / self.input_std", "scaled = inputs")),
         ("repeatability", "classification", ("self.second(self.dropout(hidden))", "self.second(functional.dropout(hidden, 0.3))")),
         ("row-independence", "classification", ("scaled = (inputs - self.input_mean) / self.input_std", "scaled = inputs - inputs.mean(0)")),
         ("input-use", "classification", ("self.input_std\n        hidden", "self.input_std * torch.eye(self.first.in_features)[0].logical_not()\n        hidden")),
@@ -72,6 +75,27 @@ def test_model_defect_fails_its_probe(tmp_path: Path, probe: str, kind: str, edi
     path = new_path(tmp_path, kind, edit)
 
     assert probe in failures(path, ROW_PROBES)
+
+
+NORM = "nn.BatchNorm1d(config.width)"
+
+
+@pytest.mark.parametrize(
+    ("edits", "settings", "is_found"),
+    [
+        ((), {}, False),
+        (((NORM, "nn.BatchNorm1d(config.width, momentum=0.0)"),), {}, True),
+        (((NORM, "nn.BatchNorm1d(config.width, momentum=0.0)"),), {"frozen_norms": True}, False),
+        (((NORM, "nn.BatchNorm1d(config.width, momentum=None)"),), {}, False),  # a cumulative mean
+        (((NORM, "nn.BatchNorm1d(config.width, track_running_stats=False)"),), {}, False),
+    ],
+)
+def test_batch_norm_that_never_learns_its_statistics_is_found(
+    tmp_path: Path, edits: tuple[tuple[str, str], ...], settings: dict[str, Any], is_found: bool
+) -> None:
+    path = new_path(tmp_path, "classification", *edits, batch_norm=True, settings=settings)
+
+    assert failures(path, (RUNNING_STATISTICS,)) == ({"running-statistics": ANY} if is_found else {})
 
 
 def in_training(change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]):

@@ -51,6 +51,11 @@ END_OF_INIT = (
 
 _ATTENTION = r"layers\.\d\.self_attn"
 _LLAMA = {
+    "activation-missing": (
+        "nonlinearity",
+        [("functional.silu(self.gate_proj(x)) * self.up_proj(x)", "self.gate_proj(x) + self.up_proj(x)")],
+        r"layers\.0\.mlp",
+    ),
     "positions-reset": ("positions", [(POSITIONS, f"{POSITIONS} % 8")], r"inv_freq"),
     "positions-reset-rarely": ("positions", [(POSITIONS, f"{POSITIONS} % 40")], r"inv_freq"),
     "same-position-for-all": ("positions", [(POSITIONS, f"{POSITIONS} * 0")], r"inv_freq"),
@@ -333,6 +338,12 @@ DEFECTS = {
         (("self.drop = nn.Dropout(config.dropout)", "self.drop = nn.Dropout(0.2)"),),
         "dropout-mode",
         "drop",
+    ),
+    "expert-without-activation": Defect(
+        "mixtral-alibi",
+        (("self.down(functional.silu(self.up(x)))", "self.down(self.up(x))"),),
+        "nonlinearity",
+        r"blocks\.0\.moe\.experts\.\d",
     ),
     "one-expert-per-token": Defect(
         "mixtral-alibi",
