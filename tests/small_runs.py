@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def copy_run(run: Path, runs_dir: Path) -> Path:
     return Path(shutil.copytree(run, runs_dir / run.name, copy_function=shutil.copy2))
 
 
-def edit(path: Path, pattern: str, replacement: str) -> None:
+def edit(path: Path, pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> None:
     """Change the one place that matches, as a person with an editor would."""
     text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert count == 1, f"{count} places match {pattern!r} in {path.name}"

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ml_intern_cli.documents import layout as names
@@ -63,6 +64,8 @@ class Pipeline:
     seats: Callable[[int], tuple[Seat, ...]]
     reporter: Reporter
     notify: Callable[[str, str], tuple[str, ...]]
+    edits: Counter[str] = field(default_factory=Counter, init=False)
+    """How often in a row what a stage reads was changed while it ran, by stage and path."""
 
     @property
     def layout(self) -> RunLayout:
@@ -223,6 +226,7 @@ class Pipeline:
         memory.forget()
         shutil.rmtree(context.scratch, ignore_errors=True)
         self._announce(stage, path_id, result, kept, time.monotonic() - began)
+        self._refuse_restless(stage, path_id, inputs)
         return Ending.FAILED if result.outcome is Outcome.FAILED else Ending.DONE
 
     def _write(
@@ -257,6 +261,20 @@ class Pipeline:
             )
         )
         return written.kept
+
+    def _refuse_restless(self, stage: Stage, path_id: str | None, inputs: dict[str, Digest]) -> None:
+        """Raises MlInternError when what the stage reads changes whenever it runs: it would run for ever."""
+        now = Receipts(self.layout).load(stage.name, path_id)
+        found = self._digests(stage, path_id)
+        changed = [key for key in inputs if now and not _same(found, now.inputs, key)]
+        label = stage.name + (f" {path_id}" if path_id else "")
+        self.edits[label] = self.edits[label] + 1 if changed else 0
+        if self.edits[label] > _MOST_EDITS:
+            raise MlInternError(
+                f"{changed[0]} has changed each of the last {self.edits[label]} times that {label} ran;"
+                " if no person did it, a program of the run does",
+                hint=f"ml-intern status {self.layout.slug}",
+            )
 
     def _announce(
         self, stage: Stage, path_id: str | None, result: StageResult, kept: list[str], seconds: float
@@ -312,6 +330,9 @@ class Pipeline:
         refs: list[Ref] = [ref.of(path_id) for ref in stage.reads]
         found = {str(ref): digest(self.layout, ref) for ref in refs}
         return {key: value for key, value in found.items() if value is not None}
+
+
+_MOST_EDITS = 2  # of what a stage reads, while it runs: a person may, a program does it every time
 
 
 class _Ran:

@@ -73,6 +73,22 @@ def test_a_loss_that_is_not_finite_is_retried_with_a_lower_rate_in_code_of_its_o
     assert "retries_used   = 1" in (untrained / "BUDGET.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_training_that_changes_its_own_programs_is_not_repeated_for_ever(untrained: Path) -> None:
+    guard = r'^if __name__ == "__main__":\n'
+    change = f'    if {_FOR_REAL}:\n        (HERE / "eval.py").open("a").write("#\\n")\n'
+    edit(untrained / "path-a" / "train.py", guard, lambda found: found[0] + change)
+    before = len(_events(untrained))
+    answer = ml_intern("run", SLUG, "--allow-unsandboxed", runs_dir=untrained.parent)
+    assert answer.code == 1, answer.err
+    assert "path-a/eval.py has changed each of the last 3 times that train a ran" in answer.err
+    assert f"ml-intern status {SLUG}" in answer.err
+    events = _events(untrained)[before:]
+    started = [row["data"]["stage"] for row in events if row["event_type"] == "stage_started"]
+    assert started.count("train") == 3
+    assert not (untrained / "path-a" / "VERIFY.md").exists()
+
+
 @pytest.mark.parametrize("where", ["in rehearsal", "for real"])
 def test_a_full_disk_is_no_fault_of_the_path(untrained: Path, where: str) -> None:
     program = untrained / "path-a" / "train.py"
