@@ -247,6 +247,16 @@ DEFECTS: dict[str, Planted] = {
     "wrong-betas": Planted(
         "update", (train("betas=(config.beta1, config.beta2)", "betas=(0.5, 0.999)"),), "DeepCrime: optimizer"
     ),
+    "sgd-for-adamw": Planted(
+        "update",
+        (train(ADAMW, "return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)"),),
+        "DeepCrime: optimizer",
+    ),
+    "decay-in-the-gradient": Planted(
+        "update",
+        (train("torch.optim.AdamW(", "torch.optim.Adam("),),
+        "arXiv 1711.05101: decoupled weight decay",
+    ),
     "epsilon-too-low": Planted(
         "update", (train("eps=1e-8", "eps=1e-30"),), "TheDeepChecker: low Adam epsilon"
     ),
@@ -566,7 +576,21 @@ SOUND: dict[str, tuple[tuple[tuple[str, str, str], ...], dict[str, Any]]] = {
     "loss-outside-the-model": ((NO_LOSS,), {}),
     "loss-outside-the-model-bf16": ((NO_LOSS, BF16), {"precision": "bf16"}),
     "dropout": ((DROPOUT,), {}),
-    "sgd": ((train(ADAMW, "return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)"),), {}),
+    "sgd-by-name": (
+        (
+            train(ADAMW, "return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)"),
+            train("    weight_decay: float\n", "    weight_decay: float\n    optimizer: str\n"),
+        ),
+        {"optimizer": "sgd"},
+    ),
+    "adam-without-decay": (
+        (
+            train(
+                ADAMW, "return torch.optim.Adam(groups, config.learning_rate, (config.beta1, config.beta2))"
+            ),
+        ),
+        {"weight_decay": 0.0},
+    ),
     "adam-not-fused": ((train("fused=True", "foreach=True"),), {}),
     "no-accumulation": ((), {"accumulation": 1, "micro_batch": 16}),
     "one-window": ((), {"micro_batch": 1, "accumulation": 4}),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ml_intern_cli.judge.rehearsal.record import Update
 
 _STEP_LINE = r"\.step\("
+_BUILT = r"optim\.\w+\("
 
 
 _ELEMENTWISE = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adamax", "Adadelta"}
@@ -62,14 +63,35 @@ def _again(bench: RehearsalBench, made: Made) -> tuple[str, str]:
 
 def _unplanned(bench: RehearsalBench, made: Made) -> tuple[str, str]:
     planned = [bench.record.config.get("beta1"), bench.record.config.get("beta2")]
+    other = _another_rule(bench, made)
+    if other:
+        return other, bench.line(_BUILT)
     for group in (group for update in made.step.updates for group in update.groups):
         betas = group.get("betas")
         if betas and None not in planned and list(betas) != planned:
-            return f"betas are {betas}, planned {planned}", bench.line("betas", r"optim\.\w+\(")
+            return f"betas are {betas}, planned {planned}", bench.line("betas", _BUILT)
         epsilon = group.get("eps")
         if isinstance(epsilon, float) and not _SANE_EPSILON[0] <= epsilon <= _SANE_EPSILON[1]:
-            return f"eps is {epsilon:g}", bench.line(r"eps", r"optim\.\w+\(")
+            return f"eps is {epsilon:g}", bench.line(r"eps", _BUILT)
     return "", ""
+
+
+def _another_rule(bench: RehearsalBench, made: Made) -> str:
+    """What an optimizer of torch that no setting names does otherwise than AdamW, which is planned."""
+    config = bench.artifact.config | bench.record.config
+    said = " ".join(str(value).lower() for key, value in config.items() if "optim" in key.lower())
+    updates = [
+        update
+        for update in made.step.updates
+        if str(update.found["module"]).startswith("torch.optim") and update.optimizer.lower() not in said
+    ]
+    has_betas = any("betas" in group for update in made.step.updates for group in update.groups)
+    if updates and not has_betas and None not in (config.get("beta1"), config.get("beta2")):
+        return f"{updates[0].optimizer} has no betas, which are planned, and no setting names it"
+    for group in (group for update in updates if update.optimizer == "Adam" for group in update.groups):
+        if group.get("weight_decay") and not group.get("decoupled_weight_decay"):
+            return "Adam adds the decay to the gradient (AdamW does not), and no setting names it"
+    return ""
 
 
 def _off_the_rule(_: RehearsalBench, made: Made) -> tuple[str, str]:
@@ -171,12 +193,19 @@ UPDATE = Probe(
     name="update",
     category=Category.TRAINING,
     meaning="a step moves the parameters exactly as the optimizer's rule and the planned settings say",
-    threshold="≤ 1e-3 of the movement from the rule; betas as planned; eps between 1e-12 and 1e-4",
-    threshold_source="the rule is elementwise, so samples suffice; measured: 1e-7 beyond one rounding",
+    threshold=(
+        "≤ 1e-3 of the movement from the rule; betas as planned, decay apart from the gradient, eps between"
+        " 1e-12 and 1e-4; or the optimizer named by a setting"
+    ),
+    threshold_source=(
+        "the rule is elementwise, so samples suffice; measured: 1e-7 beyond one rounding; beta1, beta2 and"
+        " weight_decay in train_config.json are AdamW's (arXiv 1711.05101)"
+    ),
     usual_causes=(
         "weights written back or replaced after the step",
         "two steps on one gradient",
         "betas or eps written into train.py",
+        "Adam or SGD where AdamW is planned: a setting `optimizer` says that it is meant",
         "after_optimizer_step() of the model not called",
     ),
     run=_update,
