@@ -5,6 +5,8 @@ Reads the artifact on disk; a log is a claim to be checked. Spends seconds to mi
 
 from __future__ import annotations
 
+import re
+
 from ml_intern_cli.documents import leavings
 from ml_intern_cli.documents.layout import (
     BEST_CHECKPOINT,
@@ -29,6 +31,7 @@ from ml_intern_cli.stages.base import Outcome, Ref, Stage, StageContext, StageRe
 from ml_intern_cli.stages.judging import how_it_ended, judge
 from ml_intern_cli.stages.programs import lacked_memory
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _LIMIT_S = 240.0
 _LIMIT_S_PER_PARAM = 6e-6  # ten minutes more per 100M parameters
 _SHARE_OF_CODE = 0.85  # of the limit, for the path's code: the rest is for the judge to say how that ended
@@ -48,7 +51,7 @@ def run(context: StageContext) -> StageResult:
         "--seed", str(path.seed),
         "--num-threads", str(path.num_threads),
         "--limit-s", str(_SHARE_OF_CODE * limit_s),
-        *_known_from_outside(context.layout, path.id),
+        *known_from_outside(context.layout, path.id),
         folder=context.layout.path(path.id),
         limit_s=limit_s,
     )  # fmt: skip
@@ -69,14 +72,16 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _known_from_outside(layout: RunLayout, path_id: str) -> list[str]:
+def known_from_outside(layout: RunLayout, path_id: str) -> list[str]:
     """What this program wrote down before and while the path's programs ran, where that still stands."""
     known = []
     receipt = leavings.read_object(layout.root, f"{layout.receipts.name}/train.{path_id}.json")
     inputs = receipt.get("inputs")
     for name, digest in inputs.items() if isinstance(inputs, dict) else ():
-        if isinstance(digest, dict) and isinstance(digest.get("sha256"), str):
-            known += ["--sha256", f"{name.removeprefix(f'{path_folder(path_id)}/')}={digest['sha256']}"]
+        sha256 = str(digest.get("sha256")) if isinstance(digest, dict) else ""
+        # Of what leads out of the run the receipt has no hash of the content.
+        if _SHA256.fullmatch(sha256) and not leavings.leads_out(layout.root, name):
+            known += ["--sha256", f"{name.removeprefix(f'{path_folder(path_id)}/')}={sha256}"]
     spent = [
         row["data"].get("seconds")
         for row in leavings.read_rows(layout.root, layout.events.name)

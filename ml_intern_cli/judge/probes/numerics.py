@@ -122,6 +122,7 @@ AUTOCAST = Probe(
     run=_autocast,
 )
 
+_RATE_ROUNDING = 1e-6
 _DROPOUT = r"drop(out|path)?(_|$)|_pdrop|dropout"
 
 
@@ -153,17 +154,17 @@ def _train_mode(bench: Bench) -> Measurement:
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.dropout._DropoutNd)  # noqa: SLF001, the family has no public name
     ]
-    active = [name for name, rate in modules if rate > 0]
     rate = max(rates.values(), default=0.0)
+    louder = [(name, own) for name, own in modules if own > rate + _RATE_ROUNDING]
     detail = ""
     if not repeats:
         detail = "in train mode the same seed gives other logits"
     elif rate > 0 and not noisy:
         detail = f"config.json sets {_first_positive(rates)}, and train mode computes what eval mode does"
         component = next((name for name, _ in modules), type(model).__name__)
-    elif rates and not any(rates.values()) and active:
-        detail = f"config.json sets no dropout, {active[0]} has some"
-        component = active[0]
+    elif rates and louder:
+        component, own = louder[0]
+        detail = f"{component} drops {own:g}, config.json sets {_first_positive(rates) or 'no dropout'}"
     return Measurement(
         passed=not detail,
         measured=f"{'repeats' if repeats else 'does not repeat'}, {'noisy' if noisy else 'as eval mode'}",
@@ -174,14 +175,17 @@ def _train_mode(bench: Bench) -> Measurement:
 
 
 def _first_positive(rates: dict[str, float]) -> str:
-    return next(f"{name} = {rate:g}" for name, rate in rates.items() if rate > 0)
+    return next((f"{name} = {rate:g}" for name, rate in rates.items() if rate > 0), "")
 
 
 TRAIN_MODE = Probe(
     name="dropout-mode",
     category=Category.MODEL,
     meaning="in train mode the same seed gives the same logits, and dropout is active as config.json says",
-    threshold="identical logits twice; other ones than in eval mode if, and only if, a dropout rate is set",
+    threshold=(
+        "identical logits twice; other ones than in eval mode if, and only if, a dropout rate is set; no"
+        " layer drops more than that"
+    ),
     threshold_source="torch draws dropout from its seeded generator; eval mode is held still by determinism",
     usual_causes=(
         "functional dropout without training=self.training",

@@ -12,11 +12,13 @@ from ml_intern_cli.judge.supervised.places import first_divergence, forward_line
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ml_intern_cli.judge.supervised.bench import RowBench
     from ml_intern_cli.judge.supervised.dataset import Array, Dataset
 
 _MOST_FEATURES = 256  # looked at one by one
+_RATE_ROUNDING = 1e-6
 
 
 def _repeatability(bench: RowBench) -> Measurement:
@@ -28,30 +30,44 @@ def _repeatability(bench: RowBench) -> Measurement:
         first = forward(bench.artifact, bench.dataset, model, inputs)
         second = forward(bench.artifact, bench.dataset, model, inputs)  # the noise goes on from the first
         moved = float((first - second).abs().max())
-        rate = bench.artifact.config.get("dropout", 0)
-        silent = False
-        if isinstance(rate, int | float) and rate > 0:
+        component, detail = first_divergence(bench, model, inputs, inputs) if moved else "", ""
+        rate = bench.artifact.config.get("dropout")
+        if isinstance(rate, int | float) and not moved:
             noisy = bench.redrawn(1).train()
             once, again = (forward(bench.artifact, bench.dataset, noisy, inputs) for _ in range(2))
-            silent = bool((once == again).all())
+            louder = [(name, own) for name, own in _dropout_rates(noisy) if own > rate + _RATE_ROUNDING]
+            if rate > 0 and bool((once == again).all()):
+                component, detail = "dropout", f"dropout is {rate} and nothing is dropped in train mode"
+            elif louder:
+                component, detail = (
+                    louder[0][0],
+                    f"{louder[0][0]} drops {louder[0][1]:g}, config.json says {rate}",
+                )
     return Measurement(
-        passed=moved == 0 and not silent,
+        passed=moved == 0 and not detail,
         measured=f"max |Δ| {moved:.2g} in eval mode",
-        allowed="identical in eval mode; random in train mode where config.json has dropout",
-        component=first_divergence(bench, model, inputs, inputs) if moved else "dropout" if silent else "",
-        detail=f"dropout is {rate} and nothing is dropped in train mode" if silent else "",
+        allowed="identical in eval mode; random in train mode where config.json has dropout, and no more",
+        component=component,
+        detail=detail,
     )
+
+
+def _dropout_rates(model: nn.Module) -> list[tuple[str, float]]:
+    from torch.nn.modules.dropout import _DropoutNd
+
+    return [(name, module.p) for name, module in model.named_modules() if isinstance(module, _DropoutNd)]
 
 
 REPEATABILITY = Probe(
     name="repeatability",
     category=Category.MODEL,
     meaning="in eval mode the same rows give the same outputs twice; dropout works in train mode",
-    threshold="max |Δ| = 0 in eval mode",
+    threshold="max |Δ| = 0 in eval mode; no layer drops more than config.json says",
     threshold_source="the same operations in the same order on the same machine",
     usual_causes=(
         "functional dropout without training=self.training",
         "a dropout layer that is never called",
+        "a rate written into model.py",
     ),
     run=_repeatability,
 )

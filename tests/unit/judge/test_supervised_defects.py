@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ml_intern_cli.judge.artifact import Artifact
 from ml_intern_cli.judge.probe import Probe, run_probe
+from ml_intern_cli.judge.supervised.coupling import REPEATABILITY
 from ml_intern_cli.judge.supervised.data_probes import DATA_PROBES
 from ml_intern_cli.judge.supervised.dataset import Dataset
 from ml_intern_cli.judge.supervised.probes import ROW_PROBES
@@ -75,6 +76,22 @@ def test_model_defect_fails_its_probe(tmp_path: Path, probe: str, kind: str, edi
     path = new_path(tmp_path, kind, edit)
 
     assert probe in failures(path, ROW_PROBES)
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_found"), [("config.dropout", False), ("0.5 * config.dropout", False), ("0.98", True)]
+)
+def test_dropout_above_the_rate_of_the_configuration_is_found(
+    tmp_path: Path, rate: str, is_found: bool
+) -> None:
+    path = new_path(
+        tmp_path, "classification", ("nn.Dropout(config.dropout)", f"nn.Dropout({rate})"), dropout=0.1
+    )
+
+    found = failures(path, (REPEATABILITY,))
+
+    assert found.keys() == ({"repeatability"} if is_found else set())
+    assert not is_found or "dropout drops 0.98, config.json says 0.1" in found["repeatability"]
 
 
 NORM = "nn.BatchNorm1d(config.width)"
