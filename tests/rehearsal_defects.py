@@ -252,6 +252,15 @@ DEFECTS: dict[str, Planted] = {
         (train(ADAMW, "return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)"),),
         "DeepCrime: optimizer",
     ),
+    "another-optimizer-than-named": Planted(
+        "update",
+        (
+            train("torch.optim.AdamW(", "torch.optim.Adam("),
+            train("    weight_decay: float\n", "    weight_decay: float\n    optimizer: str\n"),
+        ),
+        "arXiv 1711.05101: decoupled weight decay",
+        {"optimizer": "adamw"},
+    ),
     "decay-in-the-gradient": Planted(
         "update",
         (train("torch.optim.AdamW(", "torch.optim.Adam("),),

@@ -74,7 +74,7 @@ class Corpus:
     def damaged_files(self, *splits: Split) -> list[str]:
         """Names of shards whose content is not what the manifest recorded."""
         shards = [shard for split in splits for shard in self.manifest.splits[split].shards]
-        return [shard.name for shard in shards if _sha256(self.directory / shard.name) != shard.sha256]
+        return [shard.name for shard in shards if file_sha256(self.directory / shard.name) != shard.sha256]
 
     def stream(self, split: Split) -> TokenStream:
         """The tokens of a split, in order.
@@ -136,7 +136,8 @@ class TokenStream:
         return np.stack([self.read(int(index) * (length - 1), length) for index in chosen])
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """The hash of a file's bytes; ``unreadable`` where it cannot be read."""
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from ml_intern_cli.documents.layout import CONFIG, EVAL_PY, MANIFEST, MODEL_PY, TRAIN_CONFIG, TRAIN_PY
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.claims.bench import ClaimBench
+from ml_intern_cli.judge.corpus import file_sha256
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
 
 _OF_SHA256 = 64  # hexadecimal digits
@@ -16,11 +14,11 @@ _OF_SHA256 = 64  # hexadecimal digits
 def _data_untouched(bench: ClaimBench) -> Measurement:
     corpus, allowed = bench.corpus, "manifest, tokenizer and shards as they were made"
     known = bench.before.get(MANIFEST)
-    if known is not None and _sha256(corpus.directory / "manifest.json") != known:
+    if known is not None and file_sha256(corpus.directory / "manifest.json") != known:
         return _changed(MANIFEST, "is not the one that training was planned with", allowed)
     recorded = corpus.manifest.tokenizer.sha256
     tokenizer = corpus.directory / "tokenizer" / "tokenizer.json"
-    if len(recorded) == _OF_SHA256 and _sha256(tokenizer) != recorded:
+    if len(recorded) == _OF_SHA256 and file_sha256(tokenizer) != recorded:
         return _changed("data/tokenizer/tokenizer.json", "is not what the manifest recorded", allowed)
     for name in corpus.damaged_files(*Split):
         return _changed(f"data/{name}", "is not what the manifest recorded", allowed)
@@ -43,14 +41,10 @@ def _as_trained(bench: ClaimBench, names: tuple[str, ...], allowed: str) -> Meas
         file = bench.artifact.directory / name
         if not file.is_file():
             return _changed(name, "was there when training began, and is gone", allowed)
-        if _sha256(file) != bench.before[name]:
+        if file_sha256(file) != bench.before[name]:
             return _changed(name, "is not the one that training began with", allowed)
     measured = f"{', '.join(known)} unchanged" if known else "no hash from before is known"
     return Measurement(passed=True, measured=measured, allowed=allowed)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _changed(component: str, told: str, allowed: str) -> Measurement:

@@ -13,6 +13,7 @@ from ml_intern_cli.judge.probes.recording import recording
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ml_intern_cli.judge.probes.bench import Bench
 
@@ -122,13 +123,19 @@ AUTOCAST = Probe(
     run=_autocast,
 )
 
-_RATE_ROUNDING = 1e-6
+RATE_ROUNDING = 1e-6
 _DROPOUT = r"drop(out|path)?(_|$)|_pdrop|dropout"
+
+
+def dropout_rates(model: nn.Module) -> list[tuple[str, float]]:
+    """Every dropout layer, and the share that it drops."""
+    from torch.nn.modules.dropout import _DropoutNd  # the family has no public name
+
+    return [(name, module.p) for name, module in model.named_modules() if isinstance(module, _DropoutNd)]
 
 
 def _train_mode(bench: Bench) -> Measurement:
     import torch
-    from torch import nn
 
     model = bench.drawn
     rates = {
@@ -149,13 +156,9 @@ def _train_mode(bench: Bench) -> Measurement:
     with torch.no_grad():
         evaluated = bench.logits(model, ids)
     noisy = not trained.equal(evaluated)
-    modules = [
-        (name, module.p)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.dropout._DropoutNd)  # noqa: SLF001, the family has no public name
-    ]
+    modules = dropout_rates(model)
     rate = max(rates.values(), default=0.0)
-    louder = [(name, own) for name, own in modules if own > rate + _RATE_ROUNDING]
+    louder = [(name, own) for name, own in modules if own > rate + RATE_ROUNDING]
     detail = ""
     if not repeats:
         detail = "in train mode the same seed gives other logits"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Any
 
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
@@ -79,7 +80,12 @@ def _unplanned(bench: RehearsalBench, made: Made) -> tuple[str, str]:
 def _another_rule(bench: RehearsalBench, made: Made) -> str:
     """What an optimizer of torch that no setting names does otherwise than AdamW, which is planned."""
     config = bench.artifact.config | bench.record.config
-    said = " ".join(str(value).lower() for key, value in config.items() if "optim" in key.lower())
+    said = {
+        word
+        for key, value in config.items()
+        if "optim" in key.lower()
+        for word in re.findall(r"[a-z]+", str(value).lower())  # AdamW does not name Adam
+    }
     updates = [
         update
         for update in made.step.updates

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 from ml_intern_cli.documents.manifest import Split
 from ml_intern_cli.judge.artifact import Unusable
 from ml_intern_cli.judge.probe import Category, Measurement, Probe
+from ml_intern_cli.judge.probes.numerics import RATE_ROUNDING, dropout_rates
 from ml_intern_cli.judge.supervised.bench import forward
 from ml_intern_cli.judge.supervised.places import first_divergence, forward_line
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from ml_intern_cli.judge.supervised.bench import RowBench
     from ml_intern_cli.judge.supervised.dataset import Array, Dataset
 
 _MOST_FEATURES = 256  # looked at one by one
-_RATE_ROUNDING = 1e-6
 
 
 def _repeatability(bench: RowBench) -> Measurement:
@@ -35,14 +34,12 @@ def _repeatability(bench: RowBench) -> Measurement:
         if isinstance(rate, int | float) and not moved:
             noisy = bench.redrawn(1).train()
             once, again = (forward(bench.artifact, bench.dataset, noisy, inputs) for _ in range(2))
-            louder = [(name, own) for name, own in _dropout_rates(noisy) if own > rate + _RATE_ROUNDING]
+            louder = [(name, own) for name, own in dropout_rates(noisy) if own > rate + RATE_ROUNDING]
             if rate > 0 and bool((once == again).all()):
                 component, detail = "dropout", f"dropout is {rate} and nothing is dropped in train mode"
             elif louder:
-                component, detail = (
-                    louder[0][0],
-                    f"{louder[0][0]} drops {louder[0][1]:g}, config.json says {rate}",
-                )
+                component, own = louder[0]
+                detail = f"{component} drops {own:g}, config.json says {rate}"
     return Measurement(
         passed=moved == 0 and not detail,
         measured=f"max |Δ| {moved:.2g} in eval mode",
@@ -50,12 +47,6 @@ def _repeatability(bench: RowBench) -> Measurement:
         component=component,
         detail=detail,
     )
-
-
-def _dropout_rates(model: nn.Module) -> list[tuple[str, float]]:
-    from torch.nn.modules.dropout import _DropoutNd
-
-    return [(name, module.p) for name, module in model.named_modules() if isinstance(module, _DropoutNd)]
 
 
 REPEATABILITY = Probe(
